@@ -1,0 +1,51 @@
+# customer-relay: the commands a developer and CI use. `make` alone prints them.
+
+CARGO ?= cargo
+LOCKED := --locked
+SEEDS ?= 20
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test chaos cluster-test lint deny check bench simulator clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make sure there is a RabbitMQ to test with (Docker images, or the system's package)
+	@tests/support/setup.sh
+
+run: ## The tour: broker, simulator and relay, 1,185 events through them, and the account
+	@tests/support/setup.sh --demo
+	$(CARGO) test $(LOCKED) --quiet --test demo
+
+test: setup ## Unit tests, and the promises on every RabbitMQ release there is
+	$(CARGO) test $(LOCKED)
+
+chaos: setup ## Storms of faults, one a seed, every event accounted for: SEEDS=20, or SEED=n alone
+	SEEDS=$(SEEDS) SEED=$(SEED) $(CARGO) test $(LOCKED) --quiet --test chaos
+
+cluster-test: setup ## A cluster of three, whose leader is killed, frozen and cut off (needs Docker)
+	$(CARGO) test $(LOCKED) --quiet --test cluster
+
+lint: ## Format and lints, warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+
+deny: ## Advisories, licences, bans and sources of every dependency
+	@tests/support/deny.sh
+
+check: lint deny test run ## All that CI checks; the cluster test where Docker runs
+	@if timeout 20 docker version >/dev/null 2>&1; then \
+		$(MAKE) --no-print-directory cluster-test; \
+	else \
+		echo "*** cluster test not run: no Docker ***"; \
+	fi
+
+bench: ## The relay against bare loops: events/s, CPU per event, latency, memory
+	@tests/support/setup.sh --demo
+	$(CARGO) bench $(LOCKED) --bench throughput
+
+simulator: ## A portal simulator on 127.0.0.1:8080 (token demo-token, secret demo-secret)
+	$(CARGO) run $(LOCKED) --release --quiet --bin portal-simulator
+
+clean: ## Remove what was built
+	$(CARGO) clean

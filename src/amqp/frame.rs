@@ -1,0 +1,152 @@
+//! A message's headers must fit one frame, or the broker closes the connection. Our own texts are
+//! cut first, then the largest foreign header is moved out, with a note of its name and size.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::headers::{DETAIL, DROPPED_HEADERS, PREFIX};
+use crate::domain::redact::cut;
+
+/// Frame header, class, weight, body size, property flags and end, generously.
+const FRAME_OVERHEAD: usize = 64;
+/// What the broker itself writes on a message that leaves a retry tier or passes the delivery limit:
+/// `x-death` and its first and last forms, with names of up to 255 bytes each.
+const BROKER_HEADERS: usize = 3 * 1024;
+/// What remains of a text of ours that had to be cut.
+const CUT_TEXT_BYTES: usize = 120;
+
+/// The properties, made to fit a frame of `frame_max` bytes (0: no limit).
+pub(super) fn fit(properties: BasicProperties, frame_max: u32) -> BasicProperties {
+    if frame_max == 0 {
+        return properties;
+    }
+    let limit = room(frame_max);
+    let Some(table) = properties.headers().clone() else { return properties };
+    let others = properties_len(&properties);
+    if others + table_len(&table) <= limit {
+        return properties;
+    }
+    let mut headers: Vec<(ShortString, AMQPValue)> =
+        table.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    cut_our_texts(&mut headers);
+    let mut dropped = String::new();
+    // The note itself takes room: names and sizes of a few headers.
+    while others + headers.iter().map(entry_len).sum::<usize>() + dropped.len() + 64 > limit {
+        let foreign = headers.iter().enumerate().filter(|(_, (name, _))| !is_ours(name));
+        let Some((largest, _)) = foreign.max_by_key(|(_, entry)| entry_len(entry)) else { break };
+        let entry = headers.swap_remove(largest);
+        let note = format!("{} ({} bytes)", entry.0, entry_len(&entry));
+        dropped = if dropped.is_empty() { note } else { format!("{dropped}, {note}") };
+    }
+    if !dropped.is_empty() {
+        let note = AMQPValue::LongString(cut(&dropped, 1024).into());
+        headers.push((DROPPED_HEADERS.into(), note));
+    }
+    let mut table = FieldTable::default();
+    for (name, value) in headers {
+        table.insert(name, value);
+    }
+    properties.with_headers(table)
+}
+
+/// Bytes for properties and headers in a frame, the broker's own additions left room for.
+fn room(frame_max: u32) -> usize {
+    let frame_max = frame_max as usize;
+    frame_max.saturating_sub(FRAME_OVERHEAD + BROKER_HEADERS.min(frame_max / 4))
+}
+
+fn is_ours(name: &ShortString) -> bool {
+    name.as_str().starts_with(PREFIX)
+}
+
+fn cut_our_texts(headers: &mut [(ShortString, AMQPValue)]) {
+    for (name, value) in headers {
+        if let (DETAIL, AMQPValue::LongString(text)) = (name.as_str(), &*value) {
+            let text = text.to_string();
+            *value = AMQPValue::LongString(cut(&text, CUT_TEXT_BYTES).into());
+        }
+    }
+}
+
+/// Bytes of the properties beside the headers: short strings of at most 256 bytes, few numbers.
+fn properties_len(properties: &BasicProperties) -> usize {
+    let texts = [
+        properties.content_type(),
+        properties.content_encoding(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.expiration(),
+        properties.message_id(),
+        properties.kind(),
+        properties.user_id(),
+        properties.app_id(),
+        properties.cluster_id(),
+    ];
+    texts.into_iter().flatten().map(|text| text.as_str().len() + 1).sum::<usize>() + 10
+}
+
+fn table_len(table: &FieldTable) -> usize {
+    4 + table.into_iter().map(|(name, value)| name_len(name) + value_len(value)).sum::<usize>()
+}
+
+fn entry_len((name, value): &(ShortString, AMQPValue)) -> usize {
+    name_len(name) + value_len(value)
+}
+
+fn name_len(name: &ShortString) -> usize {
+    name.as_str().len() + 1
+}
+
+/// Bytes of a value on the wire, its type octet included.
+fn value_len(value: &AMQPValue) -> usize {
+    1 + match value {
+        AMQPValue::Void => 0,
+        AMQPValue::Boolean(_) | AMQPValue::ShortShortInt(_) | AMQPValue::ShortShortUInt(_) => 1,
+        AMQPValue::ShortInt(_) | AMQPValue::ShortUInt(_) => 2,
+        AMQPValue::LongInt(_) | AMQPValue::LongUInt(_) | AMQPValue::Float(_) => 4,
+        AMQPValue::DecimalValue(_) => 5,
+        AMQPValue::LongLongInt(_) | AMQPValue::Double(_) | AMQPValue::Timestamp(_) => 8,
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::LongString(text) => 4 + text.len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.len(),
+        AMQPValue::FieldArray(items) => 4 + items.as_slice().iter().map(value_len).sum::<usize>(),
+        AMQPValue::FieldTable(table) => table_len(table),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn properties(headers: &[(&str, usize)]) -> BasicProperties {
+        let mut table = FieldTable::default();
+        for (name, bytes) in headers {
+            let text = AMQPValue::LongString("x".repeat(*bytes).into());
+            table.insert((*name).into(), text);
+        }
+        BasicProperties::default().with_headers(table)
+    }
+
+    fn fitted(headers: &[(&str, usize)]) -> FieldTable {
+        let properties = fit(properties(headers), 4096);
+        let table = properties.headers().clone().expect("headers");
+        assert!(table_len(&table) <= room(4096));
+        table
+    }
+
+    #[test]
+    fn what_fits_is_left_alone() {
+        let table = fitted(&[("crm-shard", 100), (DETAIL, 1000)]);
+        assert_eq!(table_len(&table), 4 + (10 + 105) + (15 + 1005));
+    }
+
+    #[test]
+    fn our_texts_are_cut_before_a_foreign_header_is_moved_out() {
+        let table = fitted(&[("crm-shard", 2000), (DETAIL, 1000)]);
+        assert!(table.contains_key("crm-shard"));
+        let table = fitted(&[("crm-shard", 2990), ("crm-small", 20), (DETAIL, 1000)]);
+        assert!(!table.contains_key("crm-shard") && table.contains_key("crm-small"));
+        let note = table.inner().get(DROPPED_HEADERS).and_then(|value| value.as_long_string());
+        assert_eq!(note.expect("a note").to_string(), "crm-shard (3005 bytes)");
+    }
+}

@@ -1,0 +1,224 @@
+//! Headers and properties, read: what a message says about its event and about its past.
+
+use std::borrow::Cow;
+
+use super::DEFAULT_EXCHANGE;
+use super::delivery::Message;
+use crate::domain::event::Envelope;
+use crate::domain::history::History;
+use crate::telemetry::trace;
+use jiff::Timestamp;
+use lapin::types::{AMQPValue, ShortString};
+use opentelemetry::propagation::Extractor;
+
+/// What all our headers begin with.
+pub(super) const PREFIX: &str = "x-relay-";
+
+pub(super) const ATTEMPTS: &str = "x-relay-attempts";
+pub(super) const FIRST_SEEN: &str = "x-relay-first-seen";
+pub(super) const NOT_BEFORE: &str = "x-relay-not-before";
+pub(super) const LAST_REASON: &str = "x-relay-last-reason";
+pub(super) const SAME_REASON: &str = "x-relay-same-reason";
+pub(super) const AMBIGUOUS: &str = "x-relay-ambiguous";
+pub(super) const FIRST_ATTEMPT: &str = "x-relay-first-attempt";
+pub(super) const EXCHANGE: &str = "x-relay-exchange";
+pub(super) const ROUTING_KEY: &str = "x-relay-routing-key";
+pub(super) const ORIGINAL_EXPIRATION: &str = "x-relay-original-expiration";
+pub(super) const ORIGINAL_USER_ID: &str = "x-relay-original-user-id";
+pub(super) const DROPPED_HEADERS: &str = "x-relay-dropped-headers";
+
+pub(super) const DEAD_ID: &str = "x-relay-dead-id";
+pub(super) const DEAD_AT: &str = "x-relay-dead-at";
+pub(super) const REASON: &str = "x-relay-reason";
+pub(super) const DETAIL: &str = "x-relay-detail";
+pub(super) const FIELD: &str = "x-relay-field";
+pub(super) const RULE: &str = "x-relay-rule";
+pub(super) const HTTP_STATUS: &str = "x-relay-http-status";
+pub(super) const PORTAL_STATUS: &str = "x-relay-portal-status";
+pub(super) const RELAY_VERSION: &str = "x-relay-relay-version";
+pub(super) const REPLAYS: &str = "x-relay-replays";
+pub(super) const TRACE_ID: &str = "x-relay-trace-id";
+pub(super) const FLAGS: &str = "x-relay-flags";
+
+/// What only dead letters carry. On one that comes back they tell of the past.
+pub(super) const OF_DEAD_LETTERS: [&str; 11] = [
+    DEAD_ID,
+    DEAD_AT,
+    REASON,
+    DETAIL,
+    FIELD,
+    RULE,
+    HTTP_STATUS,
+    PORTAL_STATUS,
+    RELAY_VERSION,
+    TRACE_ID,
+    FLAGS,
+];
+
+/// One of our own headers does not hold what we write there.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("header {name}: expected {expected}")]
+pub struct InvalidHeader {
+    name: &'static str,
+    expected: &'static str,
+}
+
+impl Message {
+    /// What the message says about its event. `work_queue` is no routing key of the CRM's.
+    pub fn envelope(&self, work_queue: &str) -> Envelope<'_> {
+        let properties = &self.0.properties;
+        let kind = text(properties.kind().as_ref()).filter(|kind| !kind.is_empty());
+        Envelope {
+            body: &self.0.data,
+            content_type: text(properties.content_type().as_ref()),
+            message_id: text(properties.message_id().as_ref()),
+            timestamp: properties
+                .timestamp()
+                .and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok()),
+            kind: kind.or_else(|| self.origin().1.filter(|routing_key| *routing_key != work_queue)),
+            attributes: self.headers().filter_map(attribute).collect(),
+        }
+    }
+
+    /// What the message already went through. Our headers count only if they came through the
+    /// default exchange: a publisher cannot forge a past.
+    pub fn history(&self, now: Timestamp) -> Result<History, InvalidHeader> {
+        let mut history = History::new(now);
+        if !self.is_ours() {
+            return Ok(history);
+        }
+        history.first_seen = self.time(FIRST_SEEN)?.unwrap_or(now);
+        history.ambiguous = matches!(self.header(AMBIGUOUS), Some(AMQPValue::Boolean(true)));
+        if self.is_replay() {
+            return Ok(history);
+        }
+        history.attempts = self.count(ATTEMPTS)?;
+        history.same_reason = self.count(SAME_REASON)?;
+        history.first_attempt = self.time(FIRST_ATTEMPT)?;
+        history.not_before = self.time(NOT_BEFORE)?;
+        history.last_reason = self.own_text(LAST_REASON).map(str::to_owned);
+        Ok(history)
+    }
+
+    /// A dead letter that somebody put back, by whatever means: its attempts begin anew.
+    fn is_replay(&self) -> bool {
+        self.is_ours() && self.header(DEAD_ID).is_some()
+    }
+
+    /// How often the message was put back after it was a dead letter.
+    pub(super) fn replays(&self) -> u32 {
+        let before = if self.is_ours() { self.count(REPLAYS).unwrap_or(0) } else { 0 };
+        before.saturating_add(u32::from(self.is_replay()))
+    }
+
+    /// The W3C trace context that came with the message.
+    pub fn trace_context(&self) -> opentelemetry::Context {
+        match self.header("traceparent") {
+            Some(_) => trace::extract(&Carrier(self)),
+            None => opentelemetry::Context::new(),
+        }
+    }
+
+    /// Sent by us or an operator, straight to the work queue.
+    pub(super) fn is_ours(&self) -> bool {
+        self.0.exchange.as_str() == DEFAULT_EXCHANGE
+    }
+
+    /// Exchange and routing key that the message was first published with, as far as they are
+    /// known.
+    pub(super) fn origin(&self) -> (&str, Option<&str>) {
+        if let (true, Some(exchange)) = (self.is_ours(), self.own_text(EXCHANGE)) {
+            return (exchange, self.own_text(ROUTING_KEY));
+        }
+        (self.0.exchange.as_str(), Some(self.0.routing_key.as_str()))
+    }
+
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&ShortString, &AMQPValue)> {
+        self.0.properties.headers().iter().flatten()
+    }
+
+    fn header(&self, name: &str) -> Option<&AMQPValue> {
+        self.0.properties.headers().as_ref()?.inner().get(name)
+    }
+
+    fn own_text(&self, name: &'static str) -> Option<&str> {
+        plain_text(self.header(name)?)
+    }
+
+    /// A header of ours as text, to be shown.
+    pub(super) fn shown(&self, name: &'static str) -> Option<String> {
+        let value = self.header(name)?;
+        let number = || integer(value).map(|number| number.to_string());
+        plain_text(value).map(str::to_owned).or_else(number)
+    }
+
+    fn count(&self, name: &'static str) -> Result<u32, InvalidHeader> {
+        let Some(value) = self.header(name) else { return Ok(0) };
+        let number = integer(value).or_else(|| plain_text(value)?.parse().ok());
+        let expected = "an integer of 0 or more";
+        number.and_then(|n| u32::try_from(n).ok()).ok_or(InvalidHeader { name, expected })
+    }
+
+    fn time(&self, name: &'static str) -> Result<Option<Timestamp>, InvalidHeader> {
+        let Some(value) = self.header(name) else { return Ok(None) };
+        let expected = "an RFC 3339 time";
+        let time = plain_text(value).and_then(|text| text.parse().ok());
+        time.map(Some).ok_or(InvalidHeader { name, expected })
+    }
+}
+
+fn text(text: Option<&ShortString>) -> Option<&str> {
+    text.map(ShortString::as_str)
+}
+
+fn plain_text(value: &AMQPValue) -> Option<&str> {
+    match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+fn integer(value: &AMQPValue) -> Option<i64> {
+    match value {
+        AMQPValue::ShortShortInt(n) => Some((*n).into()),
+        AMQPValue::ShortShortUInt(n) => Some((*n).into()),
+        AMQPValue::ShortInt(n) => Some((*n).into()),
+        AMQPValue::ShortUInt(n) => Some((*n).into()),
+        AMQPValue::LongInt(n) => Some((*n).into()),
+        AMQPValue::LongUInt(n) => Some((*n).into()),
+        AMQPValue::LongLongInt(n) => Some(*n),
+        _ => None,
+    }
+}
+
+/// A CloudEvents attribute: a header with one of the binding's prefixes.
+fn attribute<'a>(
+    (name, value): (&'a ShortString, &'a AMQPValue),
+) -> Option<(&'a str, Option<Cow<'a, str>>)> {
+    const PREFIXES: [&str; 3] = ["cloudEvents_", "cloudEvents:", "ce-"];
+    let name = PREFIXES.iter().find_map(|prefix| name.as_str().strip_prefix(prefix))?;
+    let value = match value {
+        AMQPValue::Timestamp(seconds) => i64::try_from(*seconds)
+            .ok()
+            .and_then(|seconds| Timestamp::from_second(seconds).ok())
+            .map(|time| Cow::Owned(time.to_string())),
+        value => plain_text(value)
+            .map(Cow::Borrowed)
+            .or_else(|| integer(value).map(|number| Cow::Owned(number.to_string()))),
+    };
+    Some((name, value))
+}
+
+/// Reads trace context from a message's headers.
+struct Carrier<'a>(&'a Message);
+
+impl Extractor for Carrier<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        plain_text(self.0.header(key)?)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.headers().map(|(name, _)| name.as_str()).collect()
+    }
+}

@@ -1,0 +1,26 @@
+//! RabbitMQ: connections, deliveries, headers, confirmed publishing, topology. The only folder
+//! that knows `lapin`.
+
+mod connection;
+mod delivery;
+mod feed;
+mod frame;
+mod headers;
+mod look;
+pub mod orders;
+mod publisher;
+mod republish;
+pub mod topology;
+mod watch;
+
+pub use connection::{AmqpError, Broker, InvalidUrl, Link};
+pub use delivery::{Deliveries, Delivery, Forgotten, Message};
+pub use feed::Feed;
+pub use headers::InvalidHeader;
+pub use look::{DeadLetterHead, look};
+pub use publisher::{PublishError, Publisher};
+pub use republish::NewMessage;
+pub use watch::{Seen, Watch};
+
+/// The exchange that routes by queue name; what comes through it was sent by us or an operator.
+const DEFAULT_EXCHANGE: &str = "";

@@ -1,0 +1,184 @@
+//! Messages on their way out again: what travels on, what must not, and what we note on them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, ShortString};
+use uuid::Uuid;
+
+use super::delivery::Message;
+use super::headers::{
+    AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, EXCHANGE, FIELD, FIRST_ATTEMPT, FIRST_SEEN,
+    FLAGS, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS, ORIGINAL_EXPIRATION,
+    ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RELAY_VERSION, REPLAYS, ROUTING_KEY, RULE,
+    SAME_REASON, TRACE_ID,
+};
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::history::History;
+use crate::telemetry::trace;
+
+/// Headers that would lose or misroute a republished message: broker histories are taken for
+/// cycles by RabbitMQ 3.x, `CC` and `BCC` route copies elsewhere.
+fn must_not_travel(name: &str) -> bool {
+    matches!(name, "CC" | "BCC" | "x-death" | "x-delivery-count" | "x-acquired-count")
+        || name.starts_with("x-first-death-")
+        || name.starts_with("x-last-death-")
+}
+
+/// A message to be published: the original's body stays where it is.
+#[derive(Debug)]
+pub struct NewMessage {
+    pub(super) properties: BasicProperties,
+}
+
+impl NewMessage {
+    /// A persistent message with no more than a type of content, for events read from a file.
+    pub fn event(content_type: &str, message_id: &str) -> NewMessage {
+        NewMessage {
+            properties: BasicProperties::default()
+                .with_content_type(content_type.into())
+                .with_message_id(message_id.into())
+                .with_delivery_mode(PERSISTENT),
+        }
+    }
+}
+
+const PERSISTENT: u8 = 2;
+
+type Setter = fn(BasicProperties, ShortString) -> BasicProperties;
+
+impl Message {
+    /// The message for a retry tier: the same, with its new past.
+    pub fn onward(&self, history: &History) -> NewMessage {
+        let mut headers = self.travelling_headers();
+        write_history(&mut headers, history);
+        NewMessage { properties: self.properties_with(headers) }
+    }
+
+    /// The message for the dead-letter queue: the same, with what a person needs to know.
+    pub fn buried(&self, dead: &DeadLetter, id: Uuid, now: Timestamp) -> NewMessage {
+        let mut headers = self.travelling_headers();
+        write_history(&mut headers, &dead.history);
+        headers.text(DEAD_ID, &id.to_string());
+        headers.text(DEAD_AT, &now.to_string());
+        headers.text(REASON, dead.reason.name());
+        headers.text(DETAIL, &dead.detail);
+        headers.text(RELAY_VERSION, env!("CARGO_PKG_VERSION"));
+        headers.number(REPLAYS, self.replays().into());
+        if let Some(field) = dead.field {
+            headers.text(FIELD, field.name());
+        }
+        if let Some(rule) = dead.rule {
+            headers.text(RULE, rule);
+        }
+        if let Some(status) = dead.http_status {
+            headers.number(HTTP_STATUS, status.into());
+        }
+        if let Some(status) = dead.portal_status {
+            headers.number(PORTAL_STATUS, status);
+        }
+        if let Some(trace_id) = trace::id(&self.trace_context()) {
+            headers.text(TRACE_ID, &trace_id);
+        }
+        let flags = [("needs-review", dead.needs_review), ("unwitnessed", dead.unwitnessed)];
+        let flags: Vec<&str> = flags.iter().filter(|flag| flag.1).map(|flag| flag.0).collect();
+        if !flags.is_empty() {
+            headers.text(FLAGS, &flags.join(","));
+        }
+        NewMessage { properties: self.properties_with(headers) }
+    }
+
+    /// The headers that travel on, with a note of where the message came from.
+    fn travelling_headers(&self) -> Headers {
+        let mut headers = Headers(BTreeMap::new());
+        for (name, value) in self.headers() {
+            let forged = !self.is_ours() && name.as_str().starts_with(PREFIX);
+            let stale = OF_DEAD_LETTERS.contains(&name.as_str());
+            if !forged && !stale && !must_not_travel(name.as_str()) {
+                headers.0.insert(name.clone(), value.clone());
+            }
+        }
+        if self.replays() > 0 {
+            headers.number(REPLAYS, self.replays().into());
+        }
+        let (exchange, routing_key) = self.origin();
+        headers.text(EXCHANGE, exchange);
+        if let Some(routing_key) = routing_key {
+            headers.text(ROUTING_KEY, routing_key);
+        }
+        if let Some(expiration) = self.0.properties.expiration() {
+            headers.text(ORIGINAL_EXPIRATION, expiration.as_str());
+        }
+        if let Some(user_id) = self.0.properties.user_id() {
+            headers.text(ORIGINAL_USER_ID, user_id.as_str());
+        }
+        headers
+    }
+
+    /// Every property but two: `expiration` would end the message in whatever queue it waits, and
+    /// `user_id` is refused from any other user.
+    fn properties_with(&self, headers: Headers) -> BasicProperties {
+        let original = &self.0.properties;
+        let mut properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_headers(headers.0.into());
+        let texts: [(&Option<ShortString>, Setter); 8] = [
+            (original.content_type(), BasicProperties::with_content_type),
+            (original.content_encoding(), BasicProperties::with_content_encoding),
+            (original.correlation_id(), BasicProperties::with_correlation_id),
+            (original.reply_to(), BasicProperties::with_reply_to),
+            (original.message_id(), BasicProperties::with_message_id),
+            (original.kind(), BasicProperties::with_type),
+            (original.app_id(), BasicProperties::with_app_id),
+            (original.cluster_id(), BasicProperties::with_cluster_id),
+        ];
+        for (text, set) in texts {
+            if let Some(text) = text {
+                properties = set(properties, text.clone());
+            }
+        }
+        if let Some(priority) = original.priority() {
+            properties = properties.with_priority(*priority);
+        }
+        if let Some(timestamp) = original.timestamp() {
+            properties = properties.with_timestamp(*timestamp);
+        }
+        properties
+    }
+}
+
+fn write_history(headers: &mut Headers, history: &History) {
+    headers.number(ATTEMPTS, history.attempts.into());
+    headers.text(FIRST_SEEN, &history.first_seen.to_string());
+    headers.number(SAME_REASON, history.same_reason.into());
+    headers.optional_text(LAST_REASON, history.last_reason.as_deref());
+    let not_before = history.not_before.map(|time| time.to_string());
+    headers.optional_text(NOT_BEFORE, not_before.as_deref());
+    let first_attempt = history.first_attempt.map(|time| time.to_string());
+    headers.optional_text(FIRST_ATTEMPT, first_attempt.as_deref());
+    headers.optional_text(FLAGS, history.unwitnessed.then_some("unwitnessed"));
+    if history.ambiguous {
+        headers.0.insert(AMBIGUOUS.into(), AMQPValue::Boolean(true));
+    }
+}
+
+struct Headers(BTreeMap<ShortString, AMQPValue>);
+
+impl Headers {
+    fn text(&mut self, name: &'static str, text: &str) {
+        self.0.insert(name.into(), AMQPValue::LongString(text.into()));
+    }
+
+    fn number(&mut self, name: &'static str, number: i64) {
+        self.0.insert(name.into(), AMQPValue::LongLongInt(number));
+    }
+
+    /// Sets the text, or removes an older one.
+    fn optional_text(&mut self, name: &'static str, text: Option<&str>) {
+        match text {
+            Some(text) => self.text(name, text),
+            None => drop(self.0.remove(name)),
+        }
+    }
+}

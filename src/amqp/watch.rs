@@ -1,0 +1,60 @@
+//! A session, watched from beside its deliveries: what operators have ordered, and whether the
+//! broker is still there for us. Heartbeats go on from a node that has lost its peers, and a
+//! consumer can be forgotten without a word.
+
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+
+use super::connection::{AmqpError, Link, within};
+use super::topology::Topology;
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// An operator has paused the relay.
+    pub is_paused: bool,
+    /// An operator's word is that rejections are the events' own fault.
+    pub accepts_rejections: bool,
+    /// Messages that wait in the work queue, handed to nobody.
+    pub ready: u32,
+}
+
+/// The way to look, again and again, on the connection that consumes.
+pub struct Watch {
+    channel: Channel,
+    limit: Duration,
+    topology: Topology,
+}
+
+impl Watch {
+    /// Opens a channel to look through.
+    pub async fn open(link: &Link, topology: &Topology) -> Result<Watch, AmqpError> {
+        Ok(Watch { channel: link.channel().await?, limit: link.limit, topology: topology.clone() })
+    }
+
+    /// Looks once. An error means that the session is of no use any more.
+    pub async fn look(&self) -> Result<Seen, AmqpError> {
+        self.feel_pulse().await?;
+        Ok(Seen {
+            is_paused: self.ready(&self.topology.paused_queue()).await? > 0,
+            accepts_rejections: self.ready(&self.topology.accepts_rejections_queue()).await? > 0,
+            ready: self.ready(&self.topology.work_queue()).await?,
+        })
+    }
+
+    /// A replicated queue gives a message, or says that it has none, only with its peers' consent.
+    async fn feel_pulse(&self) -> Result<(), AmqpError> {
+        let pulse = self.topology.pulse_queue();
+        let get = self.channel.basic_get(pulse.as_str().into(), BasicGetOptions { no_ack: true });
+        within(self.limit, "feel the pulse of the broker's queues", get).await.map(drop)
+    }
+
+    async fn ready(&self, queue: &str) -> Result<u32, AmqpError> {
+        let options = QueueDeclareOptions::default().passive();
+        let look = self.channel.queue_declare(queue.into(), options, FieldTable::default());
+        Ok(within(self.limit, "look at a queue", look).await?.message_count())
+    }
+}

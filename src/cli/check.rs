@@ -1,0 +1,104 @@
+//! `check`: is everything in place? Each finding says how to mend it.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{Exit, block_on, output, sample, topology::finding_json};
+use crate::amqp::topology::{self, Finding, State};
+use crate::config::{Config, Layers, Needs};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Judge a file of sample events (JSON lines) by the rules for fields instead, offline; exit 1
+    /// if any would be a dead letter.
+    #[arg(long, value_name = "FILE")]
+    sample: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn check(args: &Args, layers: &Layers) -> anyhow::Result<Exit> {
+    if let Some(file) = &args.sample {
+        return sample::check(file, &Config::load(layers, Needs::Broker)?, args.json);
+    }
+    let config = Config::load(layers, Needs::Portal)?;
+    let (address, findings, depths) = look(&config)?;
+    let faulty = findings.iter().any(Finding::is_fault);
+    let notes = notes(&config);
+    if args.json {
+        let findings: Vec<Value> = findings.iter().map(finding_json).collect();
+        output::print_json(&json!({"ok": !faulty, "broker": address, "findings": findings,
+            "depths": depths.iter().cloned().collect::<serde_json::Map<_, _>>(), "notes": notes}))?;
+    } else {
+        let mut lines = vec!["ok     configuration".to_owned(), format!("ok     broker {address}")];
+        lines.extend(topology_lines(&findings));
+        lines.extend(depths.iter().map(|(queue, depth)| format!("note   {queue}: {depth} ready")));
+        lines.extend(notes.iter().map(|note| format!("note   {note}")));
+        output::print(&lines.join("\n"))?;
+    }
+    Ok(if faulty { Exit::Failed } else { Exit::Done })
+}
+
+/// One line for all parts that are as they should be, one for each of the others.
+fn topology_lines(findings: &[Finding]) -> Vec<String> {
+    let (present, others): (Vec<_>, Vec<_>) =
+        findings.iter().partition(|finding| finding.state == State::Present);
+    let mut lines = vec![format!("ok     topology: {} parts are as needed", present.len())];
+    lines.extend(others.iter().map(|finding| {
+        let mark = if finding.is_fault() { "FAULT" } else { "note " };
+        format!("{mark}  {finding}")
+    }));
+    lines
+}
+
+type Seen = (String, Vec<Finding>, Vec<(String, Value)>);
+
+fn look(config: &Config) -> anyhow::Result<Seen> {
+    block_on(config, async {
+        let link = config.broker.broker.connect("check").await?;
+        let topology = &config.broker.topology;
+        let looked = async {
+            let findings = topology::check(&link, topology).await?;
+            let mut depths = Vec::new();
+            let orders = [topology.paused_queue(), topology.accepts_rejections_queue()];
+            for queue in [topology.work_queue(), topology.dead_queue()].into_iter().chain(orders) {
+                if let Some(depth) = topology::depth(&link, &queue).await? {
+                    depths.push((queue, json!(depth)));
+                }
+            }
+            Ok((link.address().to_owned(), findings, depths))
+        }
+        .await;
+        link.close().await;
+        looked
+    })
+}
+
+fn notes(config: &Config) -> Vec<String> {
+    const LARGEST_MESSAGE_MIB: u32 = 16;
+    let prefetch = u32::from(config.broker.prefetch);
+    let fields = &config.rules.fields;
+    let mut notes = vec![
+        format!(
+            "memory: at most {prefetch} deliveries of the broker's largest message at once; with \
+             RabbitMQ 4's default of {LARGEST_MESSAGE_MIB} MiB that is {} MiB",
+            prefetch * LARGEST_MESSAGE_MIB
+        ),
+        format!(
+            "field policies: address {:?}, city_spaces {:?}, state_spaces {:?}; what they refuse \
+             becomes a dead letter that names its setting",
+            fields.address, fields.city_spaces, fields.state_spaces
+        ),
+        "ledger none: an update that waits for a retry can overwrite a newer one".to_owned(),
+    ];
+    if usize::from(config.broker.prefetch) < config.worker.in_flight {
+        notes.push(format!(
+            "broker.prefetch ({prefetch}) is below worker.in_flight ({}): calls cannot use their \
+             limit",
+            config.worker.in_flight
+        ));
+    }
+    notes
+}

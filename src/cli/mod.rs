@@ -1,0 +1,181 @@
+//! The command line: what can be asked, and the exit codes scripts rely on.
+
+mod check;
+mod config;
+mod dead;
+mod explain;
+mod orders;
+mod output;
+mod publish;
+mod run;
+mod sample;
+mod topology;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::amqp::{AmqpError, PublishError};
+use crate::config::{Config, Layers, Mistakes, Needs, Sources};
+use crate::telemetry::log;
+
+/// Keeps a prepaid-card portal in step with a CRM.
+///
+/// Consumes customer.updated events from RabbitMQ, sends each as a signed update-customer call,
+/// retries with exponential backoff through the broker, and routes poison messages to a
+/// dead-letter queue. A message is acked only once its end is durable.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Settings file (TOML). `customer-relay config --defaults` prints every setting.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting, over file and environment. Repeatable: `--set worker.in_flight=8`
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Settings: defaults < --config FILE (or CUSTOMER_RELAY_CONFIG) < environment < --set.
+The environment name of broker.url is CUSTOMER_RELAY__BROKER__URL.
+
+Exit codes: 0 done; 1 failed, or check found a fault; 64 bad configuration or usage;
+69 broker not reached; 75 stopped by an operator's limit.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Relay events until SIGTERM or SIGINT, then finish what is under way and exit with 0.
+    Run,
+    /// Pause every relay on the work queue: no calls, nothing counted; survives restarts.
+    Pause(orders::PauseArgs),
+    /// End a pause; or say that rejections are the events' own fault.
+    Resume(orders::ResumeArgs),
+    /// Check configuration and broker; each finding says how to mend it.
+    Check(check::Args),
+    /// Show one event's whole way, offline: call, checksum, what each answer would cause, retries.
+    Explain(explain::Args),
+    /// Look at the dead-letter queue.
+    #[command(subcommand)]
+    Dead(dead::Args),
+    /// Show, declare, compare or export the broker's queues.
+    #[command(subcommand)]
+    Topology(topology::Args),
+    /// Publish events from a file of JSON lines, each confirmed by the broker.
+    Publish(publish::Args),
+    /// Print the effective configuration, secrets masked.
+    Config(config::Args),
+}
+
+/// How a command ends. The numbers are part of the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed, or `check` found a fault.
+    Failed = 1,
+    /// Bad configuration or usage.
+    Usage = 64,
+    /// The broker was not reached.
+    Unavailable = 69,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Carries a command out; errors go to standard error.
+pub fn execute(cli: Cli) -> Exit {
+    // Two TLS stacks are in the graph's reach: say which one. An error means it was said before.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let sources = Sources {
+        file: cli.config.or_else(config_file_from_environment),
+        environment: environment(),
+        flags: cli.set,
+    };
+    match dispatch(cli.command, &sources) {
+        Ok(exit) => exit,
+        Err(error) => {
+            output::complain(&format!("{error:#}"));
+            exit_of(&error)
+        }
+    }
+}
+
+fn dispatch(command: Command, sources: &Sources) -> anyhow::Result<Exit> {
+    let layers = Layers::new(sources)?;
+    match command {
+        Command::Run => run::run(load(&layers, Needs::Portal)?),
+        Command::Pause(args) => orders::pause(&args, &load(&layers, Needs::Broker)?),
+        Command::Resume(args) => orders::resume(&args, &load(&layers, Needs::Broker)?),
+        Command::Check(args) => check::check(&args, &layers),
+        Command::Explain(args) => explain::explain(&args, &load(&layers, Needs::SecretKey)?),
+        Command::Dead(args) => dead::dead(&args, &load(&layers, Needs::Broker)?),
+        Command::Topology(args) => topology::topology(&args, &load(&layers, Needs::Broker)?),
+        Command::Publish(args) => publish::publish(&args, &load(&layers, Needs::Broker)?),
+        Command::Config(args) => config::config(&args, &layers),
+    }
+}
+
+fn load(layers: &Layers, needs: Needs) -> anyhow::Result<Config> {
+    Ok(Config::load(layers, needs)?)
+}
+
+/// An argument that makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.is::<Mistakes>() || error.is::<Usage>() {
+        Exit::Usage
+    } else if error.chain().any(is_of_the_broker) {
+        Exit::Unavailable
+    } else {
+        Exit::Failed
+    }
+}
+
+fn is_of_the_broker(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let published = cause.downcast_ref::<PublishError>();
+    cause.is::<AmqpError>()
+        || matches!(published, Some(PublishError::Broker(_) | PublishError::Blocked))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn environment() -> Vec<(String, String)> {
+    // A variable that is not text cannot be one of ours.
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn config_file_from_environment() -> Option<PathBuf> {
+    std::env::var_os("CUSTOMER_RELAY_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// Runs a command that talks to the broker, its troubles logged.
+fn block_on<T>(
+    config: &Config,
+    command: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let _lines = log::start(log::parse_filter("warn,lapin=off")?, config.log.format);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_defined() {
+        super::Cli::command().debug_assert();
+    }
+}

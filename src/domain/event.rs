@@ -1,0 +1,343 @@
+//! A message becomes an event: the three forms of a CloudEvent are read, the fields are found by
+//! the configured JSON Pointers. What a field's value may be is not judged here.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::field::PerField;
+use super::json;
+
+/// What a message says about its event, free of AMQP types.
+#[derive(Debug, Default)]
+pub struct Envelope<'a> {
+    /// The body, as it came.
+    pub body: &'a [u8],
+    /// The `content_type` property.
+    pub content_type: Option<&'a str>,
+    /// The `message_id` property: the event's id where it names none itself.
+    pub message_id: Option<&'a str>,
+    /// The `timestamp` property: the event's time where it names none itself.
+    pub timestamp: Option<Timestamp>,
+    /// The `type` property, then the routing key: the event's type where it names none itself.
+    pub kind: Option<&'a str>,
+    /// CloudEvents attributes found in headers, prefix removed; `None` for a value that is no
+    /// text, integer or time.
+    pub attributes: Vec<(&'a str, Option<Cow<'a, str>>)>,
+}
+
+/// Where the fields stand in an event's data, and which event types carry them.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    /// One JSON Pointer (RFC 6901) a field, from the event's data.
+    pub pointers: PerField<String>,
+    /// The event types that are customer updates.
+    pub types: Vec<String>,
+}
+
+impl Mapping {
+    /// The type of an event that comes without any.
+    pub fn default_type(&self) -> Option<&str> {
+        self.types.first().map(String::as_str)
+    }
+}
+
+/// A customer update as the CRM wrote it, its values not judged yet.
+#[derive(Debug, PartialEq)]
+pub struct CustomerUpdated {
+    /// The CRM's id of the event.
+    pub id: Option<String>,
+    /// When the change happened, by the CRM's clock.
+    pub time: Option<Timestamp>,
+    /// The CRM's own order (CloudEvents' `sequence` extension).
+    pub sequence: Option<String>,
+    /// The values the mapping found; JSON null counts as absent.
+    pub fields: PerField<Option<Value>>,
+}
+
+/// What came out of a body.
+#[derive(Debug, PartialEq)]
+pub enum Decoded {
+    /// An update of a customer.
+    CustomerUpdated(Box<CustomerUpdated>),
+    /// An event of another type, named as far as it is text.
+    OtherType(String),
+}
+
+/// Why a body is no event. The text names places and attributes, never values.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Undecodable(String);
+
+const STRUCTURED: &str = "application/cloudevents+json";
+
+/// Reads the event in an envelope.
+///
+/// Structured: the content type says so, or the body is an object with `specversion`. Binary: the
+/// attributes stand in headers, which win over a body's own unless its content type is the
+/// structured one. Bare: the body is the data.
+pub fn decode(envelope: &Envelope<'_>, mapping: &Mapping) -> Result<Decoded, Undecodable> {
+    let Value::Object(mut body) = json::parse(without_bom(envelope.body)).map_err(Undecodable)?
+    else {
+        return Err(Undecodable("the body is not a JSON object".into()));
+    };
+    let says_structured = envelope.content_type.is_some_and(is_structured);
+    let headers = Headers::of(envelope, says_structured);
+    let structured = says_structured || body.contains_key("specversion");
+
+    let data = if structured { take_data(&mut body)? } else { std::mem::take(&mut body) };
+    let attributes = Attributes { headers, body };
+    if structured || attributes.headers.is_binary() {
+        attributes.check_version()?;
+    }
+
+    let kind = attributes.text("type")?.or_else(|| envelope.kind.map(str::to_owned));
+    let Some(kind) = kind else {
+        return Err(Undecodable("no event type: none of its own, no type property".into()));
+    };
+    if !mapping.types.contains(&kind) {
+        return Ok(Decoded::OtherType(kind));
+    }
+    Ok(Decoded::CustomerUpdated(Box::new(CustomerUpdated {
+        id: attributes.text("id")?.or_else(|| envelope.message_id.map(str::to_owned)),
+        time: attributes.time()?.or(envelope.timestamp),
+        sequence: attributes.text("sequence")?,
+        fields: find_fields(data, &mapping.pointers),
+    })))
+}
+
+fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+}
+
+fn is_structured(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default();
+    media_type.trim().eq_ignore_ascii_case(STRUCTURED)
+}
+
+fn take_data(body: &mut Map<String, Value>) -> Result<Map<String, Value>, Undecodable> {
+    match body.remove("data") {
+        Some(Value::Object(data)) => Ok(data),
+        Some(_) => Err(Undecodable("data: not a JSON object".into())),
+        None if body.contains_key("data_base64") => {
+            Err(Undecodable("data_base64: only JSON data is read".into()))
+        }
+        None => Err(Undecodable("data: missing".into())),
+    }
+}
+
+fn find_fields(data: Map<String, Value>, pointers: &PerField<String>) -> PerField<Option<Value>> {
+    let data = Value::Object(data);
+    PerField::from_fn(|field| {
+        find(&data, &pointers[field]).filter(|value| !value.is_null()).cloned()
+    })
+}
+
+/// Looks a pointer up; one that is a plain name, as nearly all are, without its unescaping.
+fn find<'a>(data: &'a Value, pointer: &str) -> Option<&'a Value> {
+    match pointer.strip_prefix('/') {
+        Some(name) if !name.contains(['/', '~']) => data.get(name),
+        _ => data.pointer(pointer),
+    }
+}
+
+/// Attributes in message headers; empty when the structured form rules them out.
+struct Headers<'a>(&'a [(&'a str, Option<Cow<'a, str>>)]);
+
+impl<'a> Headers<'a> {
+    fn of(envelope: &'a Envelope<'a>, says_structured: bool) -> Self {
+        let binary = envelope.attributes.iter().any(|(name, _)| *name == "specversion");
+        Headers(if binary && !says_structured { &envelope.attributes } else { &[] })
+    }
+
+    fn is_binary(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>, Undecodable> {
+        match self.0.iter().find(|(attribute, _)| *attribute == name) {
+            Some((_, Some(text))) => Ok(Some(text.clone().into_owned())),
+            Some((_, None)) => Err(Undecodable(format!("header {name}: not a text"))),
+            None => Ok(None),
+        }
+    }
+}
+
+struct Attributes<'a> {
+    headers: Headers<'a>,
+    body: Map<String, Value>,
+}
+
+impl Attributes<'_> {
+    /// The attribute as text, from the headers first.
+    fn text(&self, name: &str) -> Result<Option<String>, Undecodable> {
+        if let Some(text) = self.headers.text(name)? {
+            return Ok(Some(text));
+        }
+        match self.body.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::Number(number)) if name == "sequence" && number.is_u64() => {
+                Ok(Some(number.to_string()))
+            }
+            Some(_) => Err(Undecodable(format!("{name}: not a text"))),
+        }
+    }
+
+    fn check_version(&self) -> Result<(), Undecodable> {
+        match self.text("specversion")?.as_deref() {
+            Some("1.0") => Ok(()),
+            Some(_) => Err(Undecodable("specversion: only 1.0 is read".into())),
+            None => Err(Undecodable("specversion: missing".into())),
+        }
+    }
+
+    fn time(&self) -> Result<Option<Timestamp>, Undecodable> {
+        let parse = |text: String| {
+            text.parse()
+                .map_err(|_| Undecodable("time: not an RFC 3339 time with an offset".into()))
+        };
+        self.text("time")?.map(parse).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::field::Field;
+
+    fn mapping() -> Mapping {
+        Mapping {
+            pointers: PerField::from_fn(|field| format!("/{field}")),
+            types: vec!["customer.updated".into()],
+        }
+    }
+
+    fn update(envelope: &Envelope<'_>) -> CustomerUpdated {
+        match decode(envelope, &mapping()) {
+            Ok(Decoded::CustomerUpdated(event)) => *event,
+            other => panic!("not an update: {other:?}"),
+        }
+    }
+
+    fn refusal(envelope: &Envelope<'_>) -> String {
+        decode(envelope, &mapping()).expect_err("undecodable").to_string()
+    }
+
+    const STRUCTURED_BODY: &[u8] = br#"{"specversion":"1.0","id":"in-body","source":"crm",
+        "type":"customer.updated","time":"2026-11-22T09:30:00.123456Z","sequence":"42",
+        "data":{"entity_id":"C1","pincode":682308,"email":null}}"#;
+
+    #[test]
+    fn the_structured_form_is_told_by_its_content_type_or_by_specversion() {
+        for content_type in [Some("application/cloudevents+json; charset=utf-8"), None] {
+            let envelope = Envelope { body: STRUCTURED_BODY, content_type, ..Envelope::default() };
+            let event = update(&envelope);
+            assert_eq!(event.id.as_deref(), Some("in-body"));
+            assert_eq!(event.sequence.as_deref(), Some("42"));
+            assert_eq!(event.time.map(Timestamp::as_microsecond), Some(1_795_339_800_123_456));
+            assert_eq!(event.fields[Field::Pincode], Some(682_308.into()));
+            assert_eq!(event.fields[Field::Email], None, "null is absent");
+        }
+    }
+
+    #[test]
+    fn the_binary_form_has_its_attributes_in_headers() {
+        let attributes = vec![
+            ("specversion", Some("1.0".into())),
+            ("id", Some("in-header".into())),
+            ("type", Some("customer.updated".into())),
+        ];
+        let body = br#"{"entity_id":"C1"}"#;
+        let event = update(&Envelope { body, attributes, ..Envelope::default() });
+        assert_eq!(event.id.as_deref(), Some("in-header"));
+        assert_eq!(event.fields[Field::EntityId], Some("C1".into()));
+    }
+
+    #[test]
+    fn binary_headers_win_unless_the_content_type_is_the_structured_one() {
+        let attributes =
+            || vec![("specversion", Some("1.0".into())), ("id", Some("in-header".into()))];
+        let envelope =
+            Envelope { body: STRUCTURED_BODY, attributes: attributes(), ..Envelope::default() };
+        assert_eq!(update(&envelope).id.as_deref(), Some("in-header"));
+        let envelope = Envelope { content_type: Some(STRUCTURED), ..envelope };
+        assert_eq!(update(&envelope).id.as_deref(), Some("in-body"));
+    }
+
+    #[test]
+    fn the_bare_form_takes_id_time_and_type_from_properties() {
+        let envelope = Envelope {
+            body: br#"{"entity_id":"C1","id":"not an attribute"}"#,
+            message_id: Some("m-1"),
+            timestamp: Some(Timestamp::UNIX_EPOCH),
+            kind: Some("customer.updated"),
+            ..Envelope::default()
+        };
+        let event = update(&envelope);
+        assert_eq!(event.id.as_deref(), Some("m-1"));
+        assert_eq!(event.time, Some(Timestamp::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn another_type_is_named() {
+        let envelope =
+            Envelope { body: b"{}", kind: Some("customer.deleted"), ..Envelope::default() };
+        let other = Decoded::OtherType("customer.deleted".into());
+        assert_eq!(decode(&envelope, &mapping()), Ok(other));
+    }
+
+    #[test]
+    fn what_is_no_event_says_why_without_a_value() {
+        let kind = Some("customer.updated");
+        let bare = |body| Envelope { body, kind, ..Envelope::default() };
+        assert_eq!(refusal(&bare(b"[1]")), "the body is not a JSON object");
+        assert!(refusal(&bare(b"{")).starts_with("the text ends too early"));
+        let cases: [(&[u8], &str); 5] = [
+            (br#"{"specversion":"0.3","data":{}}"#, "specversion: only 1.0 is read"),
+            (br#"{"specversion":"1.0"}"#, "data: missing"),
+            (br#"{"specversion":"1.0","data":"x"}"#, "data: not a JSON object"),
+            (br#"{"specversion":"1.0","id":7,"data":{}}"#, "id: not a text"),
+            (
+                br#"{"specversion":"1.0","time":"yesterday","data":{}}"#,
+                "time: not an RFC 3339 time with an offset",
+            ),
+        ];
+        for (body, text) in cases {
+            assert_eq!(refusal(&bare(body)), text);
+        }
+        let attributes = vec![("specversion", Some("1.0".into())), ("id", None)];
+        let wrong_header = Envelope { attributes, ..bare(b"{}") };
+        assert_eq!(refusal(&wrong_header), "header id: not a text");
+    }
+
+    #[test]
+    fn fields_are_found_where_the_mapping_points() {
+        let mut mapping = mapping();
+        mapping.pointers[Field::Email] = "/contact/mails/0".into();
+        let body = br#"{"contact":{"mails":["a@example.com"]}}"#;
+        let envelope = Envelope { body, kind: Some("customer.updated"), ..Envelope::default() };
+        let Ok(Decoded::CustomerUpdated(event)) = decode(&envelope, &mapping) else {
+            panic!("not decoded");
+        };
+        assert_eq!(event.fields[Field::Email], Some("a@example.com".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn decode_never_panics(
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+            text in "\\PC{0,200}",
+            content_type in proptest::option::of("\\PC{0,40}"),
+        ) {
+            for body in [&body[..], text.as_bytes()] {
+                let envelope =
+                    Envelope { body, content_type: content_type.as_deref(), ..Envelope::default() };
+                drop(decode(&envelope, &mapping()));
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The eight parameters of the portal's update-customer call, in the order of its parameter table.
+
+use std::fmt;
+
+/// One parameter of the portal's call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Field {
+    /// Which customer; the only required one.
+    EntityId,
+    /// E-mail address, unique at the portal.
+    Email,
+    /// Mobile number.
+    MobileNo,
+    /// Street address.
+    Address,
+    /// Country name.
+    Country,
+    /// City name.
+    City,
+    /// State name.
+    State,
+    /// Postal code.
+    Pincode,
+}
+
+impl Field {
+    /// All of them, in the order of the portal's parameter table.
+    pub const ALL: [Field; 8] = [
+        Field::EntityId,
+        Field::Email,
+        Field::MobileNo,
+        Field::Address,
+        Field::Country,
+        Field::City,
+        Field::State,
+        Field::Pincode,
+    ];
+
+    /// The portal's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Field::EntityId => "entity_id",
+            Field::Email => "email",
+            Field::MobileNo => "mobile_no",
+            Field::Address => "address",
+            Field::Country => "country",
+            Field::City => "city",
+            Field::State => "state",
+            Field::Pincode => "pincode",
+        }
+    }
+
+    /// The field of that name.
+    pub fn parse(name: &str) -> Option<Field> {
+        Field::ALL.into_iter().find(|field| field.name() == name)
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One value of type `T` for each field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PerField<T>([T; 8]);
+
+impl<T> PerField<T> {
+    /// Asks `value` for each field, in the table's order.
+    pub fn from_fn(mut value: impl FnMut(Field) -> T) -> Self {
+        PerField(Field::ALL.map(&mut value))
+    }
+
+    /// Each field with its value, in the table's order.
+    pub fn iter(&self) -> impl Iterator<Item = (Field, &T)> {
+        Field::ALL.into_iter().zip(&self.0)
+    }
+}
+
+impl<T> std::ops::Index<Field> for PerField<T> {
+    type Output = T;
+
+    fn index(&self, field: Field) -> &T {
+        &self.0[field as usize]
+    }
+}
+
+impl<T> std::ops::IndexMut<Field> for PerField<T> {
+    fn index_mut(&mut self, field: Field) -> &mut T {
+        &mut self.0[field as usize]
+    }
+}

@@ -1,0 +1,31 @@
+//! The decisions, pure: no I/O, no clock, no randomness, nothing asynchronous; time and dice are
+//! arguments. Files in the order of an event's way through them.
+
+pub mod field;
+
+pub mod event;
+mod json;
+
+pub mod update;
+
+pub mod admission;
+
+pub mod request;
+
+pub mod response;
+
+pub mod breaker;
+pub mod fuse;
+pub mod gate;
+pub mod throttle;
+pub mod window;
+pub mod witness;
+
+pub mod lanes;
+
+pub mod dead_letter;
+pub mod history;
+pub mod retry;
+pub mod verdict;
+
+pub mod redact;

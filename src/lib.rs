@@ -1,0 +1,28 @@
+//! Keeps a prepaid-card portal in step with a CRM: `customer.updated` events from RabbitMQ become
+//! signed update-customer calls, and nothing is lost on the way.
+//!
+//! An event's journey, and where to read it:
+//!
+//! 1. the broker hands over a message, unacked: [`amqp`]
+//! 2. the message becomes an event, the event an update, or a refusal: [`domain::event`],
+//!    [`domain::update`]
+//! 3. the update waits for its customer's turn: [`worker`]
+//! 4. it is signed and sent: [`domain::request`], [`portal`]
+//! 5. the answer is judged: [`domain::response`]
+//! 6. the outcome becomes a verdict: [`domain::verdict`], with the timetable of [`domain::retry`]
+//! 7. the verdict is carried out, durably, and only then is the message acked: [`worker`]
+//!
+//! [`domain`] decides and touches nothing; everything else acts.
+
+pub mod domain;
+
+pub mod amqp;
+pub mod portal;
+
+pub mod worker;
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod pauses;
+pub mod telemetry;

@@ -1,0 +1,18 @@
+//! The `customer-relay` command: parse, act, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use customer_relay::cli::{self, Cli, Exit};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // Nothing is left to tell if not even this can be written.
+            return error.print().map_or(Exit::Failed, |()| exit).into();
+        }
+    };
+    cli::execute(cli).into()
+}

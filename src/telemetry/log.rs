@@ -1,0 +1,52 @@
+//! Where log lines go and what they look like.
+
+use std::io::{self, BufWriter, IsTerminal};
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+/// The look of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A log filter that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("not a log filter: {0}")]
+pub struct InvalidFilter(String);
+
+/// Checks a filter such as `info` or `customer_relay=debug,lapin=warn`.
+pub fn parse_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
+    EnvFilter::try_new(filter).map_err(|error| InvalidFilter(error.to_string()))
+}
+
+/// Sends log lines to standard error from now on, until the guard is dropped.
+///
+/// A thread of its own writes them, as many at once as have come together: a system call a line
+/// would cost a busy relay a fifth of its time. None is dropped; a full queue makes callers wait.
+#[must_use = "lines are written while the guard lives"]
+pub fn start(filter: EnvFilter, format: Format) -> WorkerGuard {
+    let stderr = BufWriter::with_capacity(64 * 1024, io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let human = match format {
+        Format::Auto => io::stderr().is_terminal(),
+        Format::Human => true,
+        Format::Json => false,
+    };
+    let started = if human {
+        lines.with_ansi(io::stderr().is_terminal()).with_target(false).try_init()
+    } else {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    };
+    if let Err(error) = started {
+        tracing::debug!(%error, "log lines were set up before");
+    }
+    guard
+}

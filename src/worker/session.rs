@@ -1,0 +1,255 @@
+//! Sessions with the broker: open, consume, reopen when lost, and drain at the end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Worker, gate};
+use crate::amqp::topology::{self, Finding};
+use crate::amqp::{AmqpError, Deliveries, Link, Seen, Watch};
+use crate::clock;
+use crate::config::Declare;
+use crate::domain::gate::Intake;
+use crate::pauses::Pauses;
+
+/// Between two looks at orders and the broker's health.
+const LOOK: Duration = Duration::from_secs(2);
+/// So many looks in a row at messages that wait while we have nothing: we are forgotten.
+const LOOKS_STARVED: u32 = 3;
+
+/// Why the worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The HTTP client could not be made.
+    #[error(transparent)]
+    Portal(anyhow::Error),
+    /// The broker's queues are not what the relay needs.
+    #[error("the broker's topology does not fit:\n{}", lines(.0))]
+    Topology(Vec<Finding>),
+}
+
+fn lines(findings: &[Finding]) -> String {
+    findings.iter().map(|finding| format!("  {finding}")).collect::<Vec<_>>().join("\n")
+}
+
+enum OpenError {
+    Broker(AmqpError),
+    Topology(Vec<Finding>),
+}
+
+impl From<AmqpError> for OpenError {
+    fn from(error: AmqpError) -> Self {
+        OpenError::Broker(error)
+    }
+}
+
+/// Consumes, over as many sessions as it takes. A topology that does not fit ends the worker only
+/// before its first session; later it is an operator at work, and is waited for.
+pub(super) async fn consume_until_stopped(worker: &Arc<Worker>) -> Result<(), StartError> {
+    let longest = worker.config.broker.max_reconnect_pause;
+    let mut pauses = Pauses::endless(longest);
+    let mut has_started = false;
+    loop {
+        let opened = tokio::select! {
+            opened = open(worker) => opened,
+            () = worker.stop.cancelled() => break,
+        };
+        match opened {
+            Ok(session) => {
+                (has_started, pauses) = (true, Pauses::endless(longest));
+                if consume(worker, session).await == SessionOver::Stopped {
+                    return Ok(());
+                }
+            }
+            Err(OpenError::Topology(faults)) if !has_started => {
+                return Err(StartError::Topology(faults));
+            }
+            Err(OpenError::Topology(faults)) => {
+                tracing::error!("the broker's topology does not fit:\n{}", lines(&faults));
+            }
+            Err(OpenError::Broker(error)) => tracing::warn!(%error, "no session with the broker"),
+        }
+        let pause = pauses.next_pause().unwrap_or(longest);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = worker.stop.cancelled() => break,
+        }
+    }
+    finish_tasks(worker).await;
+    Ok(())
+}
+
+/// A session that may consume.
+struct Session {
+    deliveries: Deliveries,
+    watch: Watch,
+}
+
+async fn open(worker: &Worker) -> Result<Session, OpenError> {
+    let broker = &worker.config.broker;
+    let link = broker.broker.connect("consume").await?;
+    let (address, turn) = (link.address().to_owned(), link.turn());
+    let opened = async {
+        let watch = match prepare(worker, &link).await {
+            Ok(watch) => watch,
+            Err(error) => {
+                link.close().await;
+                return Err(error);
+            }
+        };
+        let deliveries = Deliveries::open(link, &worker.work_queue).await?;
+        Ok(Session { deliveries, watch })
+    };
+    let session = opened.await.inspect_err(|_| broker.broker.avoid(turn))?;
+    tracing::info!(address, "connected");
+    Ok(session)
+}
+
+/// Looks that the queues are there, and what operators have ordered.
+async fn prepare(worker: &Worker, link: &Link) -> Result<Watch, OpenError> {
+    ensure_topology(worker, link).await?;
+    let watch = Watch::open(link, &worker.config.broker.topology).await?;
+    obey(worker, watch.look().await?);
+    Ok(watch)
+}
+
+async fn ensure_topology(worker: &Worker, link: &Link) -> Result<(), OpenError> {
+    let broker = &worker.config.broker;
+    let findings = match broker.declare {
+        Declare::Apply => topology::apply(link, &broker.topology).await?,
+        Declare::Check => topology::check(link, &broker.topology).await?,
+    };
+    let faults: Vec<Finding> = findings.into_iter().filter(Finding::is_fault).collect();
+    if faults.is_empty() { Ok(()) } else { Err(OpenError::Topology(faults)) }
+}
+
+#[derive(PartialEq, Eq)]
+enum SessionOver {
+    Lost,
+    Stopped,
+}
+
+async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
+    let Session { mut deliveries, watch } = session;
+    let mut intake = worker.gate.intake();
+    intake.mark_changed();
+    let mut watching = std::pin::pin!(keep_watch(worker, &watch));
+    loop {
+        let over = tokio::select! {
+            next = deliveries.next() => match next {
+                Ok(delivery) => {
+                    worker.tally.receive();
+                    worker.begin(delivery);
+                    continue;
+                }
+                Err(end) => end.to_string(),
+            },
+            () = worker.stop.cancelled() => {
+                drain(worker, deliveries).await;
+                return SessionOver::Stopped;
+            }
+            _ = intake.changed() => {
+                let wanted = *intake.borrow_and_update();
+                match change_intake(worker, &mut deliveries, wanted).await {
+                    Ok(()) => continue,
+                    Err(error) => error.to_string(),
+                }
+            }
+            end = &mut watching => end,
+        };
+        tracing::warn!(end = over, "the session with the broker is over; a new one follows");
+        worker.config.broker.broker.avoid(deliveries.turn());
+        deliveries.close().await;
+        return SessionOver::Lost;
+    }
+}
+
+/// Asks the broker for as many deliveries at once as are wanted now.
+async fn change_intake(
+    worker: &Arc<Worker>,
+    deliveries: &mut Deliveries,
+    wanted: Intake,
+) -> Result<(), AmqpError> {
+    for delivery in deliveries.cancel().await {
+        worker.begin(delivery);
+    }
+    let prefetch = match wanted {
+        Intake::Full => worker.config.broker.prefetch,
+        Intake::One => 1,
+        Intake::Nothing => {
+            tracing::info!("paused; `customer-relay resume` goes on");
+            return Ok(());
+        }
+    };
+    deliveries.ask(prefetch).await?;
+    tracing::info!(queue = worker.work_queue, prefetch, "consuming");
+    Ok(())
+}
+
+/// Obeys orders until the session is of no use any more; tells why.
+async fn keep_watch(worker: &Worker, watch: &Watch) -> String {
+    let (mut starved, mut received) = (0, worker.tally.received());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let seen = match watch.look().await {
+            Ok(seen) => seen,
+            Err(error) => return error.to_string(),
+        };
+        obey(worker, seen);
+        let before = std::mem::replace(&mut received, worker.tally.received());
+        let is_starved =
+            seen.ready > 0 && !seen.is_paused && received == before && worker.tasks.is_empty();
+        starved = if is_starved { starved + 1 } else { 0 };
+        if starved == LOOKS_STARVED {
+            return format!("{} messages wait, but the broker hands out none", seen.ready);
+        }
+    }
+}
+
+fn obey(worker: &Worker, seen: Seen) {
+    let Seen { is_paused, accepts_rejections, .. } = seen;
+    let (was_paused, accepted) =
+        worker.gate.look(|rules| (rules.is_paused(), rules.accepts_rejections()));
+    let is_pausing = worker.fuse_is_pausing.load(Ordering::SeqCst);
+    if is_paused != was_paused && !is_pausing {
+        tracing::warn!(is_paused, "an operator's order");
+        worker.gate.learn(|rules| rules.set_paused(is_paused));
+    }
+    if accepts_rejections != accepted {
+        tracing::warn!(accepts_rejections, "an operator's order");
+        let now = clock::instant();
+        let news = worker.gate.learn(|rules| rules.set_accepts_rejections(accepts_rejections, now));
+        news.inspect(|news| gate::log(*news, now));
+    }
+}
+
+/// Takes no more deliveries; those that were on their way are handed back in their lanes, those
+/// under way are finished.
+async fn drain(worker: &Arc<Worker>, mut deliveries: Deliveries) {
+    tracing::info!(grace_period = ?worker.config.worker.grace_period, "draining");
+    for delivery in deliveries.cancel().await {
+        worker.begin(delivery);
+    }
+    finish_tasks(worker).await;
+    deliveries.flush_acks().await;
+    worker.publisher.close().await;
+    deliveries.close().await;
+}
+
+/// Waits for what is under way: the grace period for calls, then a while for handing back.
+async fn finish_tasks(worker: &Worker) {
+    worker.tasks.close();
+    let grace_period = worker.config.worker.grace_period;
+    tokio::select! {
+        () = worker.tasks.wait() => return,
+        () = tokio::time::sleep(grace_period) => {}
+        () = worker.cut.cancelled() => {}
+    }
+    tracing::warn!(calls = worker.tasks.len(), "the grace period is over; calls are cut");
+    worker.cut.cancel();
+    let limit = worker.config.broker.operation_timeout;
+    if tokio::time::timeout(limit, worker.tasks.wait()).await.is_err() {
+        let left = worker.tasks.len();
+        tracing::warn!(left, "not handed back in time; the broker will deliver them again");
+    }
+}

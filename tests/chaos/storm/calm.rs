@@ -1,0 +1,102 @@
+//! After the storm: waits until the queues are empty, then collects what became of everything.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::events::{Fields, number};
+use super::evidence::{Customer, Message};
+use super::sky::Sky;
+use crate::support::bed::Bed;
+use crate::support::process::Process;
+
+/// How long the queues may take to empty.
+const LIMIT: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_millis(250);
+/// Empty looks in a row: a message in hand is in no queue that can be looked at.
+const LOOKS: usize = 4;
+
+/// All queues of the topology but the one for dead letters.
+pub async fn queues(bed: &Bed) -> Result<Vec<String>> {
+    let (_, shown, _) = bed.settings.command(&["topology", "show", "--json"], b"").await?;
+    let topology: Value = serde_json::from_str(&shown)?;
+    let queues = topology["queues"].as_array().context("no queues")?;
+    let names = queues.iter().filter_map(|queue| queue["name"].as_str().map(str::to_owned));
+    Ok(names.filter(|name| *name != bed.queue("dead")).collect())
+}
+
+/// Returns when the queues are empty and the relay has ended and left them so, or when time is up.
+pub async fn wait(bed: &Bed, queues: &[String], relay: &mut Process, sky: &Sky) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let mut empty_looks = 0;
+        while empty_looks < LOOKS && Instant::now() < end {
+            empty_looks = if are_empty(bed, queues).await? { empty_looks + 1 } else { 0 };
+            tokio::time::sleep(LOOK).await;
+        }
+        // What it has in hand comes back to a queue, or to its end.
+        sky.end(relay, "TERM").await?;
+        if Instant::now() >= end {
+            sky.says("the queues were not empty in time");
+            return Ok(());
+        }
+        if are_empty(bed, queues).await? {
+            sky.says("the queues are empty");
+            return Ok(());
+        }
+        *relay = bed.launch_relay()?;
+    }
+}
+
+async fn are_empty(bed: &Bed, queues: &[String]) -> Result<bool> {
+    for queue in queues {
+        if bed.queues.depth(queue).await? > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Takes everything out of a queue.
+pub async fn take(bed: &Bed, queue: &str) -> Result<Vec<Message>> {
+    let message = |taken: crate::support::queues::Taken| {
+        let event: Value = serde_json::from_slice(&taken.body).unwrap_or_default();
+        let address = event["data"]["address"].as_str().unwrap_or_default();
+        Message {
+            queue: queue.to_owned(),
+            reason: taken.header("x-relay-reason").unwrap_or_default(),
+            event: number(address),
+        }
+    };
+    Ok(bed.queues.take_all(queue).await?.into_iter().map(message).collect())
+}
+
+/// Every customer that the portal knows.
+pub async fn customers(bed: &Bed) -> Result<Vec<Customer>> {
+    let mut all = Vec::new();
+    for known in bed.simulator.customers().await? {
+        let id = known["fields"]["entity_id"].as_str().context("no id")?;
+        let customer = bed.simulator.customer(id).await?;
+        let history = customer["history"].as_array().context("no history")?;
+        all.push(Customer {
+            id: id.to_owned(),
+            fields: fields(&customer["fields"]),
+            history: history.iter().map(|update| fields(&update["fields"])).collect(),
+            applied: number_of(&customer["applied"])?,
+            most_at_once: number_of(&customer["max_in_flight"])?,
+        });
+    }
+    Ok(all)
+}
+
+fn number_of(value: &Value) -> Result<usize> {
+    Ok(usize::try_from(value.as_u64().context("no number")?)?)
+}
+
+/// All that are set but the customer's own id.
+fn fields(object: &Value) -> Fields {
+    let all = object.as_object().into_iter().flatten();
+    let set = all.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+    set.filter(|(name, _)| name != "entity_id").collect()
+}

@@ -1,0 +1,258 @@
+//! Makes a trial of each test on each broker there is, starts a broker when its first trial needs
+//! it, and leaves nothing behind.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+
+use crate::support::bed::Bed;
+use crate::support::broker::{self, Broker, Kind, Source};
+
+/// Trials at once: most of a test is waiting.
+const TEST_THREADS: usize = 4;
+
+/// A test's function.
+pub type Run = fn(Context) -> Pin<Box<dyn Future<Output = Result<()>>>>;
+
+/// What a test needs of a broker.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// None: it runs once.
+    NoBroker,
+    /// One to share with others.
+    Broker,
+    /// One to share, and `rabbitmqctl`.
+    ManagedBroker,
+    /// One for itself, to kill.
+    OwnBroker,
+}
+
+/// The tests of one file.
+pub type Suite = Vec<(&'static str, Needs, Run)>;
+
+/// Lists a file's tests: `suite!(Broker: a, b; OwnBroker: c)`. One that is forgotten is dead code,
+/// which the compiler tells.
+macro_rules! suite {
+    ($($needs:ident: $($test:ident),+ $(,)?);+ $(;)?) => {
+        pub(crate) fn suite() -> crate::harness::Suite {
+            vec![$($((
+                stringify!($test),
+                crate::harness::Needs::$needs,
+                (|context| Box::pin($test(context))) as crate::harness::Run,
+            )),+),+]
+        }
+    };
+}
+pub(crate) use suite;
+
+/// What a test is given.
+#[derive(Clone)]
+pub struct Context {
+    name: &'static str,
+    shared: Option<Arc<SharedBroker>>,
+    cleanups: TaskTracker,
+}
+
+struct SharedBroker {
+    source: Source,
+    running: OnceCell<Broker>,
+    /// The versions that brokers of this source stated, and how each of them came to be.
+    tested: Mutex<BTreeSet<String>>,
+    containers: AtomicUsize,
+}
+
+impl SharedBroker {
+    fn new(source: Source) -> SharedBroker {
+        let (running, tested, containers) = Default::default();
+        SharedBroker { source, running, tested, containers }
+    }
+
+    async fn shared(&self) -> Result<&Broker> {
+        self.running.get_or_try_init(|| self.start()).await
+    }
+
+    async fn start(&self) -> Result<Broker> {
+        let broker = self.source.start().await?;
+        self.containers.fetch_add(usize::from(broker.kind() == Kind::Docker), Ordering::Relaxed);
+        let version = format!("{} ({:?})", broker.version(), broker.kind());
+        self.tested.lock().unwrap_or_else(PoisonError::into_inner).insert(version);
+        Ok(broker)
+    }
+}
+
+impl Context {
+    /// The broker that tests share.
+    pub async fn broker(&self) -> Result<&Broker> {
+        self.shared.as_ref().context("listed as a test without a broker")?.shared().await
+    }
+
+    /// A broker of the test's own.
+    pub async fn own_broker(&self) -> Result<Broker> {
+        self.shared.as_ref().context("listed as a test without a broker")?.start().await
+    }
+
+    /// A bed on the shared broker.
+    pub async fn bed(&self) -> Result<Bed> {
+        self.bed_with(&[]).await
+    }
+
+    /// A bed whose simulator has arguments.
+    pub async fn bed_with(&self, simulator_args: &[&str]) -> Result<Bed> {
+        self.bed_on(self.broker().await?, simulator_args).await
+    }
+
+    /// A bed on a broker of the test's own.
+    pub async fn bed_on(&self, broker: &Broker, simulator_args: &[&str]) -> Result<Bed> {
+        Bed::new(&broker.url(), self.name, simulator_args, self.cleanups.clone()).await
+    }
+}
+
+/// Runs what the command line selects.
+pub fn run(suites: &[(&'static str, Suite)]) -> ExitCode {
+    let mut args = Arguments::from_args();
+    args.test_threads.get_or_insert(TEST_THREADS);
+    match run_on_brokers(&args, suites) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_on_brokers(args: &Arguments, suites: &[(&'static str, Suite)]) -> Result<ExitCode> {
+    let runtime = Arc::new(Runtime::new()?);
+    let brokers: Vec<Arc<SharedBroker>> = runtime
+        .block_on(broker::available())?
+        .into_iter()
+        .map(|source| Arc::new(SharedBroker::new(source)))
+        .collect();
+    let mut harness = Harness {
+        runtime: Arc::clone(&runtime),
+        cleanups: TaskTracker::new(),
+        begun: Arc::default(),
+        trials: Vec::new(),
+        left_out: Vec::new(),
+    };
+    harness.add(None, suites);
+    for broker in &brokers {
+        harness.add(Some(broker), suites);
+    }
+    let Harness { cleanups, begun, trials, left_out, .. } = harness;
+    if !left_out.is_empty() {
+        println!(
+            "a given broker is not ours to kill or administer; left out: {}",
+            left_out.join(", ")
+        );
+    }
+    let conclusion = libtest_mimic::run(args, trials);
+    cleanups.close();
+    let tested = runtime.block_on(async {
+        // Each has a limit of its own.
+        cleanups.wait().await;
+        stop(brokers).await
+    });
+    runtime_of(runtime);
+    let (tested, problem) = tested;
+    let begun = begun.load(Ordering::Relaxed);
+    if begun > 0 {
+        println!("tested on RabbitMQ {}\n", tested.join(", "));
+    }
+    if let Some(problem) = problem.filter(|_| begun > 0) {
+        return Err(anyhow!(problem));
+    }
+    Ok(conclusion.exit_code())
+}
+
+struct Harness {
+    runtime: Arc<Runtime>,
+    cleanups: TaskTracker,
+    begun: Arc<AtomicUsize>,
+    trials: Vec<Trial>,
+    left_out: Vec<String>,
+}
+
+impl Harness {
+    fn add(&mut self, shared: Option<&Arc<SharedBroker>>, suites: &[(&'static str, Suite)]) {
+        let is_given = shared.is_some_and(|shared| matches!(shared.source, Source::Given(_)));
+        for (suite, tests) in suites {
+            for (test, needs, run) in tests {
+                if (*needs == Needs::NoBroker) != shared.is_none() {
+                    continue;
+                }
+                if is_given && matches!(needs, Needs::ManagedBroker | Needs::OwnBroker) {
+                    self.left_out.push(format!("{suite}::{test}"));
+                    continue;
+                }
+                let label = shared.map(|shared| format!("{}::", shared.source.label()));
+                let name = format!("{}{suite}::{test}", label.unwrap_or_default());
+                let context = Context {
+                    name: test,
+                    shared: shared.cloned(),
+                    cleanups: self.cleanups.clone(),
+                };
+                self.trials.push(self.trial(name, context, *run));
+            }
+        }
+    }
+
+    fn trial(&self, name: String, context: Context, run: Run) -> Trial {
+        let (runtime, begun) = (Arc::clone(&self.runtime), Arc::clone(&self.begun));
+        let timed = std::env::var_os("TEST_TIMES").map(|_| name.clone());
+        Trial::test(name, move || {
+            begun.fetch_add(usize::from(context.shared.is_some()), Ordering::Relaxed);
+            let start = std::time::Instant::now();
+            let ended =
+                runtime.block_on(async { tokio::time::timeout(TRIAL_LIMIT, run(context)).await });
+            if let Some(name) = timed {
+                eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+            }
+            match ended {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(Failed::from(format!("{error:#}"))),
+                Err(_) => Err(Failed::from(format!("did not end within {TRIAL_LIMIT:?}"))),
+            }
+        })
+    }
+}
+
+const TRIAL_LIMIT: Duration = Duration::from_mins(4);
+
+/// Ends the brokers. What was tested on, and what of it must fail the run: a run that has Docker
+/// must not pass on anything else, or on nothing.
+async fn stop(brokers: Vec<Arc<SharedBroker>>) -> (Vec<String>, Option<String>) {
+    let (mut versions, mut problem) = (Vec::new(), None);
+    let has_docker = brokers.iter().any(|shared| matches!(shared.source, Source::Docker(_)));
+    let mut containers = 0;
+    for shared in brokers {
+        let tested = shared.tested.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        versions.extend(tested);
+        containers += shared.containers.load(Ordering::Relaxed);
+        let Some(SharedBroker { running, .. }) = Arc::into_inner(shared) else { continue };
+        let Some(broker) = running.into_inner() else { continue };
+        if let Err(error) = broker.stop().await {
+            problem = Some(format!("a broker does not stop: {error:#}"));
+        }
+    }
+    if has_docker && containers == 0 {
+        problem = Some("Docker works, but no container ran".to_owned());
+    }
+    (versions, problem)
+}
+
+/// A task that hangs must not keep the process.
+fn runtime_of(runtime: Arc<Runtime>) {
+    if let Some(runtime) = Arc::into_inner(runtime) {
+        runtime.shutdown_timeout(Duration::from_secs(2));
+    }
+}

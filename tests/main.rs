@@ -1,0 +1,63 @@
+//! The promises, one suite each, on real parts: a real broker (each release there is), the portal
+//! simulator, relays as processes. `cargo test --test promises -- retry` runs one suite.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is a failure like any other")]
+#![allow(clippy::print_stderr, clippy::print_stdout, reason = "seeds and versions are for people")]
+#![allow(unreachable_pub, reason = "a test binary is reached by nobody")]
+#![allow(clippy::disallowed_methods, reason = "tests measure, and are told by the environment")]
+#![allow(clippy::unused_async, reason = "all tests have one shape")]
+#![allow(missing_docs, reason = "the names are sentences")]
+
+mod harness;
+mod support;
+
+mod broker_faults;
+mod chaos;
+mod cli;
+mod config;
+mod crash;
+mod credentials;
+mod dead_letter;
+mod delivery;
+mod house;
+mod lanes;
+mod orders;
+mod outage;
+mod poison;
+mod retry;
+mod scope;
+mod shutdown;
+mod simulation;
+mod throttle;
+mod topology;
+mod trace;
+mod vectors;
+mod witness;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    harness::run(&[
+        ("vectors", vectors::suite()),
+        ("delivery", delivery::suite()),
+        ("poison", poison::suite()),
+        ("dead_letter", dead_letter::suite()),
+        ("retry", retry::suite()),
+        ("lanes", lanes::suite()),
+        ("credentials", credentials::suite()),
+        ("trace", trace::suite()),
+        ("outage", outage::suite()),
+        ("witness", witness::suite()),
+        ("throttle", throttle::suite()),
+        ("orders", orders::suite()),
+        ("scope", scope::suite()),
+        ("simulation", simulation::suite()),
+        ("crash", crash::suite()),
+        ("broker_faults", broker_faults::suite()),
+        ("chaos", chaos::suite()),
+        ("shutdown", shutdown::suite()),
+        ("topology", topology::suite()),
+        ("config", config::suite()),
+        ("cli", cli::suite()),
+        ("house", house::suite()),
+    ])
+}

@@ -1,0 +1,214 @@
+//! What one test runs on: names of its own at a broker, a portal simulator of its own, settings for
+//! relays. It fails if a test leaves a message behind.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+
+use super::process::{Output, Process};
+use super::queues::{Queues, Taken};
+use super::relay::{self, Settings};
+use super::simulator::Simulator;
+
+/// How long anything may take that is not about time.
+pub const LIMIT: Duration = Duration::from_secs(30);
+const LINES_SHOWN: usize = 30;
+
+/// One test's surroundings.
+pub struct Bed {
+    /// What relays and commands of this test are told; change it before they start.
+    pub settings: Settings,
+    /// The portal.
+    pub simulator: Simulator,
+    /// The broker, past any proxy.
+    pub queues: Queues,
+    name: String,
+    prefix: String,
+    url: String,
+    cleanups: TaskTracker,
+    outputs: Mutex<Vec<Output>>,
+    is_finished: bool,
+}
+
+impl Bed {
+    /// Nothing is declared yet at the broker; a relay or [`declare`](Self::declare) does that.
+    /// What a failed test leaves is deleted by one of `cleanups`.
+    pub async fn new(
+        url: &str,
+        name: &str,
+        simulator_args: &[&str],
+        cleanups: TaskTracker,
+    ) -> Result<Bed> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("test-{}-{count}-{}", std::process::id(), name.replace("::", "-"));
+        let prefix = prefix[..prefix.len().min(120)].to_owned();
+        let simulator = Simulator::start(simulator_args).await?;
+        let mut settings = Settings::new(url, &prefix, &simulator);
+        // Every tier is a queue to be declared and deleted again: five are enough for most tests.
+        settings.set("retry.max_delay", "400ms").set("log.filter", "info,lapin=off");
+        Ok(Bed {
+            settings,
+            simulator,
+            queues: Queues::connect(url).await?,
+            name: name.to_owned(),
+            prefix,
+            url: url.to_owned(),
+            cleanups,
+            outputs: Mutex::default(),
+            is_finished: false,
+        })
+    }
+
+    /// The CRM's exchange.
+    pub fn exchange(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+
+    /// A queue of this test: `work`, `dead`, `retry.100ms` …
+    pub fn queue(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// What all names of this test begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// A structured event of now, of a customer's new field values.
+    pub fn event(&self, id: &str, entity_id: &str, fields: &Value) -> Value {
+        let mut data = fields.clone();
+        data["entity_id"] = json!(entity_id);
+        json!({"specversion": "1.0", "id": id, "source": self.prefix, "type": "customer.updated",
+               "time": jiff::Timestamp::now().to_string(), "data": data})
+    }
+
+    /// Gives relays a customer whose update tells an event's fault from everybody's.
+    pub fn set_probe_customer(&mut self) {
+        self.settings.set("portal.probe_customer", r#"{"entity_id":"PROBE","country":"India"}"#);
+    }
+
+    /// Publishes an event as the CRM does.
+    pub async fn publish(&self, event: &Value) -> Result<()> {
+        self.publish_as(structured(), event.to_string().as_bytes()).await
+    }
+
+    /// Publishes any message to the CRM's exchange.
+    pub async fn publish_as(&self, properties: BasicProperties, body: &[u8]) -> Result<()> {
+        self.queues.publish(&self.exchange(), "customer.updated", properties, body).await
+    }
+
+    /// Publishes a message straight to the work queue, as retry tiers and replays do.
+    pub async fn put_back(&self, properties: BasicProperties, body: &[u8]) -> Result<()> {
+        self.queues.publish("", &self.queue("work"), properties, body).await
+    }
+
+    /// `topology apply`.
+    pub async fn declare(&self) -> Result<()> {
+        let (code, out, err) = self.settings.command(&["topology", "apply"], b"").await?;
+        ensure!(code == 0, "topology apply: exit {code}\n{out}{err}");
+        Ok(())
+    }
+
+    /// A relay that consumes.
+    pub async fn start_relay(&self) -> Result<Process> {
+        let mut relay = self.launch_relay()?;
+        relay.line_with("\"consuming\"", LIMIT).await?;
+        Ok(relay)
+    }
+
+    /// A relay, whatever comes of it.
+    pub fn launch_relay(&self) -> Result<Process> {
+        let relay = self.settings.launch_relay()?;
+        let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        outputs.push(relay.kept_output());
+        Ok(relay)
+    }
+
+    /// Everything the relays of this test wrote.
+    pub fn output(&self) -> String {
+        let outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = |output: &Output| output.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        outputs.iter().map(text).collect()
+    }
+
+    /// Waits until a customer has so many applied updates.
+    pub async fn applied(&self, entity_id: &str, count: u64) -> Result<Value> {
+        self.simulator.applied(entity_id, count, LIMIT).await
+    }
+
+    /// Takes the next dead letter, waiting for it.
+    pub async fn dead_letter(&self) -> Result<Taken> {
+        self.queues.take(&self.queue("dead"), LIMIT).await
+    }
+
+    /// Ends a relay in an orderly way, then [`finish`](Self::finish); what the relays wrote.
+    pub async fn end(self, relay: Process) -> Result<String> {
+        relay::stop(relay).await?;
+        let output = self.output();
+        self.finish().await?;
+        Ok(output)
+    }
+
+    /// Asserts that nothing is left in any queue of the topology, and deletes it.
+    pub async fn finish(mut self) -> Result<()> {
+        let topology = topology(&self.settings).await?;
+        let mut left = std::collections::BTreeMap::new();
+        for queue in topology["queues"].as_array().context("no queues")? {
+            let name = queue["name"].as_str().context("no name")?;
+            let depth = self.queues.depth(name).await?;
+            if depth > 0 {
+                left.insert(name.to_owned(), depth);
+            }
+        }
+        ensure!(left.is_empty(), "left in queues: {left:?}");
+        let left = self.queues.delete(&topology).await?;
+        self.is_finished = true;
+        ensure!(left.is_empty(), "left in queues: {left:?}");
+        Ok(())
+    }
+
+    #[expect(clippy::print_stderr, reason = "whoever reads of the failure needs it")]
+    fn show_outputs(&self) {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        let shown = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
+        eprintln!("{} failed; the last its relays wrote:\n{shown}", self.name);
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        self.show_outputs();
+        let (settings, url) = (self.settings.clone(), self.url.clone());
+        self.cleanups.spawn(async move {
+            let delete = async {
+                let topology = topology(&settings).await?;
+                Queues::connect(&url).await?.delete(&topology).await
+            };
+            // A test that broke its broker has nothing left to delete.
+            drop(tokio::time::timeout(Duration::from_secs(10), delete).await);
+        });
+    }
+}
+
+async fn topology(settings: &Settings) -> Result<Value> {
+    let (code, out, err) = settings.command(&["topology", "show", "--json"], b"").await?;
+    ensure!(code == 0, "topology show: exit {code}\n{err}");
+    Ok(serde_json::from_str(&out)?)
+}
+
+/// The properties of a structured event.
+pub fn structured() -> BasicProperties {
+    BasicProperties::default()
+        .with_content_type("application/cloudevents+json".into())
+        .with_delivery_mode(2)
+}

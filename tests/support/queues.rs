@@ -1,0 +1,175 @@
+//! The broker as tests see it: publish, look, take, delete.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lapin::options::{
+    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use serde_json::Value;
+
+use super::eventually;
+
+/// A connection of the test's own.
+pub struct Queues {
+    url: String,
+    connection: Connection,
+    channel: Channel,
+}
+
+/// A message taken from a queue.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// The body.
+    pub body: Vec<u8>,
+    /// The properties, headers included.
+    pub properties: BasicProperties,
+}
+
+impl Taken {
+    /// A header as text: texts as they are, numbers in decimal.
+    pub fn header(&self, name: &str) -> Option<String> {
+        match self.properties.headers().as_ref()?.inner().get(name)? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            AMQPValue::ShortString(text) => Some(text.to_string()),
+            AMQPValue::LongLongInt(number) => Some(number.to_string()),
+            AMQPValue::LongInt(number) => Some(number.to_string()),
+            AMQPValue::Boolean(value) => Some(value.to_string()),
+            other => Some(format!("{other:?}")),
+        }
+    }
+
+    /// All headers, as text.
+    pub fn headers(&self) -> BTreeMap<String, String> {
+        let table = self.properties.headers().clone().unwrap_or_default();
+        let names = table.inner().keys().map(ToString::to_string);
+        names.filter_map(|name| Some((name.clone(), self.header(&name)?))).collect()
+    }
+}
+
+impl Queues {
+    /// Connects.
+    pub async fn connect(url: &str) -> Result<Queues> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Queues { url: url.to_owned(), connection, channel })
+    }
+
+    /// The channel, for what is not offered here. A refusal closes it.
+    pub async fn new_channel(&self) -> Result<Channel> {
+        Ok(self.connection.create_channel().await?)
+    }
+
+    /// Publishes and waits for the confirm; fails if no queue takes it.
+    pub async fn publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<()> {
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let confirm = self
+            .channel
+            .basic_publish(exchange.into(), routing_key.into(), options, body, properties)
+            .await?
+            .await?;
+        ensure!(matches!(confirm, Confirmation::Ack(None)), "not taken: {confirm:?}");
+        Ok(())
+    }
+
+    /// Publishes many structured events to an exchange, as the CRM would.
+    pub async fn publish_events(&self, exchange: &str, events: &[Value]) -> Result<()> {
+        let mut confirms = Vec::new();
+        for event in events {
+            let properties = BasicProperties::default()
+                .with_content_type("application/cloudevents+json".into())
+                .with_delivery_mode(2);
+            let options = BasicPublishOptions::default();
+            let body = event.to_string();
+            let (exchange, key) = (exchange.into(), "customer.updated".into());
+            let publish =
+                self.channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
+            confirms.push(publish.await?);
+            if confirms.len() == 500 {
+                for confirm in confirms.drain(..) {
+                    ensure!(confirm.await?.is_ack(), "not confirmed");
+                }
+            }
+        }
+        for confirm in confirms {
+            ensure!(confirm.await?.is_ack(), "not confirmed");
+        }
+        Ok(())
+    }
+
+    /// Messages ready in a queue.
+    pub async fn depth(&self, queue: &str) -> Result<u32> {
+        let channel = self.connection.create_channel().await?;
+        let options = QueueDeclareOptions::default().passive();
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+        channel.close(200, "looked".into()).await?;
+        Ok(declared.message_count())
+    }
+
+    /// Waits until a queue holds exactly so many ready messages.
+    pub async fn holds(&self, queue: &str, count: u32, limit: Duration) -> Result<()> {
+        eventually(&format!("{count} messages in {queue}"), limit, || async {
+            Ok((self.depth(queue).await? == count).then_some(()))
+        })
+        .await
+    }
+
+    /// Takes the next message for good, waiting for it.
+    pub async fn take(&self, queue: &str, limit: Duration) -> Result<Taken> {
+        eventually(&format!("a message in {queue}"), limit, || self.try_take(queue)).await
+    }
+
+    /// Takes the next message for good, if there is one.
+    pub async fn try_take(&self, queue: &str) -> Result<Option<Taken>> {
+        let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await?;
+        let Some(got) = got else { return Ok(None) };
+        let delivery = got.delivery;
+        delivery.acker.ack(BasicAckOptions::default()).await?;
+        Ok(Some(Taken { body: delivery.data, properties: delivery.properties }))
+    }
+
+    /// Takes the next message and is gone with it, as a consumer that dies.
+    pub async fn vanish_with(&self, queue: &str) -> Result<()> {
+        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await?;
+        ensure!(got.is_some(), "nothing to vanish with in {queue}");
+        Ok(connection.close(200, "gone".into()).await?)
+    }
+
+    /// Takes all messages of a queue.
+    pub async fn take_all(&self, queue: &str) -> Result<Vec<Taken>> {
+        let mut all = Vec::new();
+        while let Some(taken) = self.try_take(queue).await? {
+            all.push(taken);
+        }
+        Ok(all)
+    }
+
+    /// Deletes queues and the exchange; what was still in each queue.
+    pub async fn delete(&self, topology: &Value) -> Result<BTreeMap<String, u32>> {
+        let mut left = BTreeMap::new();
+        for queue in topology["queues"].as_array().context("no queues")? {
+            let name = queue["name"].as_str().context("no name")?;
+            let count =
+                self.channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
+            if count > 0 {
+                left.insert(name.to_owned(), count);
+            }
+        }
+        let exchange = topology["exchange"]["name"].as_str().context("no exchange")?;
+        self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
+        Ok(left)
+    }
+}

@@ -1,0 +1,84 @@
+//! The relay as a process, and its settings.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::process::{self, Process};
+use super::simulator::{SECRET_KEY, Simulator, TOKEN};
+
+/// Where the program is.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_customer-relay");
+
+/// A set of settings for relays and commands, given by the environment as operators do.
+#[derive(Clone, Debug)]
+pub struct Settings(Vec<(String, String)>);
+
+impl Settings {
+    /// The broker, private names below `prefix`, the simulator, and a retry schedule that is
+    /// short enough for a test: tiers of 100 ms to 1.6 s.
+    pub fn new(broker_url: &str, prefix: &str, simulator: &Simulator) -> Settings {
+        let mut settings = Settings(Vec::new());
+        for (key, value) in [
+            ("broker.url", broker_url),
+            ("broker.prefix", prefix),
+            ("broker.exchange", &format!("{prefix}.events")),
+            ("broker.max_reconnect_pause", "1s"),
+            ("portal.base_url", simulator.url()),
+            ("portal.token", TOKEN),
+            ("portal.secret_key", SECRET_KEY),
+            ("outage.first_probe", "100ms"),
+            ("outage.max_probe_interval", "1s"),
+            ("outage.witness_wait", "300ms"),
+            ("retry.shortest_delay", "100ms"),
+            ("retry.first_delay", "200ms"),
+            ("retry.max_delay", "1600ms"),
+            ("retry.max_uncounted_delay", "400ms"),
+            ("retry.rejected_delay", "200ms"),
+            ("retry.immediate_first_pause", "20ms"),
+            ("log.format", "json"),
+        ] {
+            settings.set(key, value);
+        }
+        settings
+    }
+
+    /// Sets one setting.
+    pub fn set(&mut self, key: &str, value: &str) -> &mut Settings {
+        let name = format!("CUSTOMER_RELAY__{}", key.to_uppercase().replace('.', "__"));
+        self.0.retain(|(known, _)| *known != name);
+        self.0.push((name, value.to_owned()));
+        self
+    }
+
+    /// As environment variables.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.0
+    }
+
+    /// Runs a command to its end: exit code, standard output, standard error.
+    pub async fn command(&self, args: &[&str], input: &[u8]) -> Result<(i32, String, String)> {
+        process::run(PROGRAM, args, &self.0, input).await
+    }
+
+    /// Starts a relay and waits until it consumes.
+    pub async fn start_relay(&self) -> Result<Process> {
+        let mut relay = self.launch_relay()?;
+        relay.line_with("\"consuming\"", Duration::from_secs(30)).await?;
+        Ok(relay)
+    }
+
+    /// Starts a relay, whatever comes of it.
+    pub fn launch_relay(&self) -> Result<Process> {
+        Process::start(PROGRAM, &["run".to_owned()], &self.0)
+    }
+}
+
+/// SIGTERM, and the orderly end.
+pub async fn stop(mut relay: Process) -> Result<String> {
+    relay.signal("TERM").await?;
+    let status = relay.ended(Duration::from_secs(40)).await?;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    ensure!(status.success(), "the relay ended with {status}:\n{}", relay.output());
+    Ok(relay.output())
+}

@@ -1,0 +1,108 @@
+//! Traffic of many customers, and what a relay's log and the portal's say of it.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::bed::Bed;
+use super::eventually;
+
+const TICK: Duration = Duration::from_millis(100);
+const EVENTS_A_TICK: usize = 20;
+
+/// What relays say when an outage begins.
+pub const OPENED: &str = "outage: calls are paused";
+/// What they say when it is over.
+pub const CLOSED: &str = "outage over";
+
+/// An event each for customers `<prefix>0`, `<prefix>1`, …
+pub fn events(bed: &Bed, prefix: &str, numbers: std::ops::Range<usize>) -> Vec<Value> {
+    let fields = json!({"city": "Kochi"});
+    numbers
+        .map(|n| bed.event(&format!("e-{prefix}{n}"), &format!("{prefix}{n}"), &fields))
+        .collect()
+}
+
+/// Publishes an event each for so many customers.
+pub async fn publish(bed: &Bed, prefix: &str, count: usize) -> Result<()> {
+    bed.queues.publish_events(&bed.exchange(), &events(bed, prefix, 0..count)).await
+}
+
+/// Publishes about 200 events a second, each of another customer `C…`, from number `next` on.
+/// The next number.
+pub async fn publish_for(bed: &Bed, mut next: usize, lasts: Duration) -> Result<usize> {
+    let end = tokio::time::Instant::now() + lasts;
+    let mut ticks = tokio::time::interval(TICK);
+    while ticks.tick().await < end {
+        let batch = events(bed, "C", next..next + EVENTS_A_TICK);
+        bed.queues.publish_events(&bed.exchange(), &batch).await?;
+        next += EVENTS_A_TICK;
+    }
+    Ok(next)
+}
+
+/// Waits until the portal has applied updates of so many customers: a control call, which sends one
+/// again, adds none.
+pub async fn all_applied(bed: &Bed, count: usize, limit: Duration) -> Result<()> {
+    eventually(&format!("updates of {count} customers"), limit, || async {
+        let applied = bed.simulator.stats().await?["customers"].as_u64().unwrap_or(0);
+        Ok((applied >= count as u64).then_some(()))
+    })
+    .await
+}
+
+/// All calls that the portal has answered, oldest first.
+pub async fn calls(bed: &Bed) -> Result<Vec<Value>> {
+    let answer = bed.simulator.get("/control/requests?limit=1000000").await?;
+    let mut calls = answer["requests"].as_array().cloned().unwrap_or_default();
+    calls.sort_by_key(|call| call["unix_ms"].as_i64());
+    Ok(calls)
+}
+
+/// When a call began, in Unix milliseconds.
+pub fn began(call: &Value) -> i64 {
+    call["unix_ms"].as_i64().unwrap_or_default()
+}
+
+/// The log lines that hold `text`.
+pub fn lines(output: &str, text: &str) -> Vec<Value> {
+    let lines = output.lines().filter(|line| line.contains(text));
+    lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Waits until so many log lines hold `text`; all of them.
+pub async fn wrote(bed: &Bed, text: &str, count: usize, limit: Duration) -> Result<Vec<Value>> {
+    eventually(&format!("{count} times {text:?} in the log"), limit, || async {
+        let lines = lines(&bed.output(), text);
+        Ok((lines.len() >= count).then_some(lines))
+    })
+    .await
+}
+
+/// Asserts that there was one outage, of this kind, and that it is over.
+pub fn assert_one_outage(output: &str, kind: &str) {
+    for text in [OPENED, CLOSED] {
+        let kinds: Vec<Value> =
+            lines(output, text).into_iter().map(|line| line["kind"].clone()).collect();
+        assert_eq!(kinds, [kind], "{text}: {output}");
+    }
+}
+
+/// Whether long tests are asked for: `TEST_LONG=1`.
+pub fn is_long() -> bool {
+    std::env::var("TEST_LONG").is_ok_and(|value| value == "1")
+}
+
+/// The settings that operators get, where the bed's own are shorter.
+pub fn with_default_outage(bed: &mut Bed) {
+    for (key, value) in [
+        ("outage.first_probe", "1s"),
+        ("outage.max_probe_interval", "30s"),
+        ("outage.witness_wait", "10s"),
+        ("outage.hold", "2m"),
+        ("retry.immediate_first_pause", "200ms"),
+    ] {
+        bed.settings.set(key, value);
+    }
+}

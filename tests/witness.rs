@@ -1,0 +1,205 @@
+//! Whose fault a rejection is: "fail" hides a bad event and a wrong secret alike, so a call that
+//! went well must tell, or a person. `TEST_LONG=1` has events as rare, and settings as operators do.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Context, suite};
+use crate::support::bed::{Bed, LIMIT};
+use crate::support::queues::Taken;
+use crate::support::simulator::SECRET_KEY;
+use crate::support::traffic::{
+    OPENED, all_applied, assert_one_outage, is_long, lines, publish, with_default_outage, wrote,
+};
+
+suite!(Broker:
+    a_wrong_secret_is_healed_by_its_file_alone,
+    a_wrong_secret_that_the_portal_names_is_healed_by_its_file_alone,
+    a_wrong_secret_is_noticed_at_low_traffic_and_costs_no_event,
+    a_wave_of_bad_events_is_told_apart_by_a_control_call,
+    many_bad_customers_do_not_hold_up_the_others,
+    an_exhausted_event_without_a_witness_waits,
+    a_person_may_say_that_rejections_are_the_events_own_fault,
+);
+
+const NEW_SECRET: &str = "the portal's new secret";
+
+fn header(taken: &Taken, name: &str) -> String {
+    taken.header(&format!("x-relay-{name}")).unwrap_or_default()
+}
+
+fn rejecting() -> Value {
+    json!({"kind": "body_status", "status": 400})
+}
+
+/// A relay's settings with the right secret in a file.
+async fn bed_with_secret_in_file(context: &Context, args: &[&str]) -> Result<(Bed, TempDir)> {
+    let mut bed = context.bed_with(args).await?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("secret_key");
+    fs::write(&file, SECRET_KEY)?;
+    bed.settings.set("portal.secret_key", "");
+    bed.settings.set("portal.secret_key_file", file.to_str().unwrap());
+    Ok((bed, folder))
+}
+
+fn mend(folder: &TempDir) -> Result<()> {
+    Ok(fs::write(folder.path().join("secret_key"), NEW_SECRET)?)
+}
+
+/// The portal's secret changes in the midst of events; the relay's file follows later.
+async fn wrong_secret_heals(context: Context, args: &[&str], kind: &str) -> Result<()> {
+    let (bed, folder) = bed_with_secret_in_file(&context, args).await?;
+    let relay = bed.start_relay().await?;
+    publish(&bed, "A", 50).await?;
+    all_applied(&bed, 50, LIMIT).await?;
+    bed.simulator.expect_secret(NEW_SECRET).await?;
+    publish(&bed, "B", 300).await?;
+    wrote(&bed, OPENED, 1, LIMIT).await?;
+    wrote(&bed, "the probe failed", 4, LIMIT).await?;
+    mend(&folder)?;
+    all_applied(&bed, 350, LIMIT).await?;
+    let output = bed.end(relay).await?;
+    assert_one_outage(&output, kind);
+    assert!(output.contains(" 0 dead letters"), "{output}");
+    Ok(())
+}
+
+async fn a_wrong_secret_is_healed_by_its_file_alone(context: Context) -> Result<()> {
+    wrong_secret_heals(context, &[], "rejecting-all").await
+}
+
+async fn a_wrong_secret_that_the_portal_names_is_healed_by_its_file_alone(
+    context: Context,
+) -> Result<()> {
+    wrong_secret_heals(context, &["--messages", "detailed"], "credentials").await
+}
+
+async fn a_wrong_secret_is_noticed_at_low_traffic_and_costs_no_event(
+    context: Context,
+) -> Result<()> {
+    let (mut bed, folder) = bed_with_secret_in_file(&context, &[]).await?;
+    let pause = if is_long() {
+        with_default_outage(&mut bed);
+        Duration::from_secs(20)
+    } else {
+        Duration::from_secs(1)
+    };
+    let relay = bed.start_relay().await?;
+    publish(&bed, "A", 1).await?;
+    all_applied(&bed, 1, LIMIT).await?;
+    bed.simulator.expect_secret(NEW_SECRET).await?;
+    // Rare events are the point.
+    for n in 0..4 {
+        bed.publish(&bed.event(&format!("e{n}"), &format!("B{n}"), &json!({"city": "Kochi"})))
+            .await?;
+        tokio::time::sleep(pause).await;
+    }
+    wrote(&bed, OPENED, 1, LIMIT).await?;
+    mend(&folder)?;
+    all_applied(&bed, 5, LIMIT * 2).await?;
+    let output = bed.end(relay).await?;
+    assert_one_outage(&output, "rejecting-all");
+    assert!(output.contains(" 0 dead letters"), "{output}");
+    let probes = lines(&output, "the probe failed").len();
+    println!("one event in {pause:?}, wrong secret: {probes} probes failed");
+    Ok(())
+}
+
+async fn a_wave_of_bad_events_is_told_apart_by_a_control_call(context: Context) -> Result<()> {
+    let bed = context.bed().await?;
+    let relay = bed.start_relay().await?;
+    publish(&bed, "GOOD", 3).await?;
+    all_applied(&bed, 3, LIMIT).await?;
+    let rule = json!({"match": {"entity_prefix": "BAD"}, "fault": rejecting()});
+    bed.simulator.fault(rule).await?;
+    publish(&bed, "BAD", 200).await?;
+    let dead = bed.queue("dead");
+    bed.queues.holds(&dead, 200, LIMIT * 2).await?;
+    for dead in bed.queues.take_all(&dead).await? {
+        assert_eq!(
+            (header(&dead, "reason"), header(&dead, "flags")),
+            ("rejected".into(), String::new())
+        );
+        assert_eq!(header(&dead, "attempts"), "1");
+    }
+    publish(&bed, "AFTER", 1).await?;
+    bed.applied("AFTER0", 1).await?;
+    let output = bed.end(relay).await?;
+    let controls = lines(&output, "\"control call\"");
+    ensure!(!controls.is_empty(), "no control call: {output}");
+    Ok(())
+}
+
+async fn an_exhausted_event_without_a_witness_waits(context: Context) -> Result<()> {
+    let mut bed = context.bed().await?;
+    bed.settings.set("retry.max_attempts", "2");
+    // The longest tier, for a test to look into.
+    bed.settings.set("retry.max_delay", "12800ms");
+    let relay = bed.start_relay().await?;
+    let rule = json!({"match": {"entity_id": "ALONE"}, "fault": {"kind": "status", "code": 500}});
+    bed.simulator.fault(rule).await?;
+    bed.publish(&bed.event("e1", "ALONE", &json!({"city": "Kochi"}))).await?;
+    let waiting = bed.queues.take(&bed.queue("retry.12800ms"), LIMIT).await?;
+    assert_eq!(header(&waiting, "flags"), "unwitnessed");
+    assert_eq!(header(&waiting, "attempts"), "1", "what came of the last is not counted");
+    assert_eq!(bed.queues.depth(&bed.queue("dead")).await?, 0);
+    assert_eq!(lines(&bed.output(), "all attempts are used up").len(), 1);
+    publish(&bed, "OTHER", 1).await?;
+    bed.applied("OTHER0", 1).await?;
+    bed.put_back(waiting.properties, &waiting.body).await?;
+    let dead = bed.dead_letter().await?;
+    assert_eq!(header(&dead, "reason"), "retries-exhausted");
+    assert_eq!(header(&dead, "attempts"), "2");
+    assert!(!header(&dead, "flags").contains("unwitnessed"));
+    bed.end(relay).await.map(drop)
+}
+
+async fn a_person_may_say_that_rejections_are_the_events_own_fault(context: Context) -> Result<()> {
+    let bed = context.bed().await?;
+    let relay = bed.start_relay().await?;
+    let rule = json!({"match": {"entity_prefix": "BAD"}, "fault": rejecting()});
+    bed.simulator.fault(rule).await?;
+    publish(&bed, "BAD", 50).await?;
+    let opened = wrote(&bed, OPENED, 1, LIMIT).await?;
+    assert_eq!(opened[0]["kind"], "rejecting-all");
+    wrote(&bed, "the probe failed", 3, LIMIT).await?;
+    assert_eq!(bed.queues.depth(&bed.queue("dead")).await?, 0);
+    let (code, out, err) =
+        bed.settings.command(&["resume", "--accept-rejections", "--for", "5m"], b"").await?;
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("dead-lettered without a witness for 5m"), "{out}");
+    let dead = bed.queue("dead");
+    bed.queues.holds(&dead, 50, LIMIT).await?;
+    for dead in bed.queues.take_all(&dead).await? {
+        assert_eq!(header(&dead, "reason"), "rejected");
+    }
+    publish(&bed, "AFTER", 1).await?;
+    bed.applied("AFTER0", 1).await?;
+    bed.queues.take_all(&bed.queue("accepts-rejections")).await?;
+    let output = bed.end(relay).await?;
+    assert_one_outage(&output, "rejecting-all");
+    Ok(())
+}
+
+async fn many_bad_customers_do_not_hold_up_the_others(context: Context) -> Result<()> {
+    let bed = context.bed().await?;
+    let relay = bed.start_relay().await?;
+    publish(&bed, "A", 1).await?;
+    all_applied(&bed, 1, LIMIT).await?;
+    let unknown = json!({"kind": "status", "code": 404});
+    let rule = json!({"match": {"entity_prefix": "U"}, "times_per_customer": 1, "fault": unknown});
+    bed.simulator.fault(rule).await?;
+    publish(&bed, "U", 150).await?;
+    publish(&bed, "B", 1).await?;
+    // Alone among them it would be the hundred-and-fiftieth probe.
+    bed.simulator.applied("B0", 1, Duration::from_secs(15)).await?;
+    all_applied(&bed, 152, LIMIT).await?;
+    let output = bed.end(relay).await?;
+    assert!(output.contains("control call"), "{output}");
+    Ok(())
+}
