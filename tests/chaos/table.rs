@@ -1,4 +1,5 @@
-//! The table of storms: a row a seed, and the totals.
+//! The table of storms: a row a seed, and the totals. "misled" are the calls that the portal applied
+//! but answered as failed, or not in time: most doubles repeat one of them.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use super::storm::faults::Kind;
 pub fn head() -> String {
     let kinds: Vec<&str> = Kind::ALL.into_iter().map(Kind::name).collect();
     format!(
-        "{:>6}  {:<8} {:>4} {:>6}  {}  {:>7} {:>5} {:>20}  verdict",
+        "{:>6}  {:<8} {:>4} {:>6}  {}  {:>7} {:>5} {:>20} {:>6}  verdict",
         "seed",
         "RabbitMQ",
         "s",
@@ -18,7 +19,8 @@ pub fn head() -> String {
         kinds.join(" "),
         "applied",
         "dead",
-        "doubles of allowed"
+        "doubles of allowed",
+        "misled"
     )
 }
 
@@ -28,10 +30,11 @@ pub fn row(report: &Report) -> String {
         let count = report.injected.get(&kind).copied().unwrap_or_default();
         format!("{count:>width$}", width = kind.name().len())
     });
-    let Account { applied, letters, doubles, allowed_doubles, sent, ref findings } = report.account;
+    let Account { applied, letters, doubles, allowed_doubles, misled, sent, ref findings } =
+        report.account;
     let doubles = format!("{doubles} of {allowed_doubles} ({:.2} %)", percent(doubles, sent));
     format!(
-        "{:>6}  {:<8} {:>4.0} {:>6}  {}  {applied:>7} {letters:>5} {doubles:>20}  {}",
+        "{:>6}  {:<8} {:>4.0} {:>6}  {}  {applied:>7} {letters:>5} {doubles:>20} {misled:>6}  {}",
         report.plan.seed,
         report.version,
         report.took.as_secs_f64(),
@@ -64,6 +67,7 @@ impl Totals {
         self.sum.applied += report.account.applied;
         self.sum.letters += report.account.letters;
         self.sum.doubles += report.account.doubles;
+        self.sum.misled += report.account.misled;
         if !report.account.findings.is_empty() {
             self.failed.push(report.plan.seed);
         }
@@ -73,13 +77,13 @@ impl Totals {
 impl fmt::Display for Totals {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Totals { storms, events, faults, orderly_ends, sum, failed } = self;
-        let Account { sent, applied, letters, doubles, .. } = sum;
+        let Account { sent, applied, letters, doubles, misled, .. } = sum;
         let rate = percent(*doubles, *sent);
         write!(
             out,
             "\n{storms} storms, {faults} faults: {events} events sent {sent} times, {applied} \
-             applied, {letters} dead letters, {doubles} doubles ({rate:.2} %); {orderly_ends} relays \
-             ended on SIGTERM with 0"
+             applied, {letters} dead letters, {doubles} doubles ({rate:.2} %), {misled} calls that \
+             were applied but answered as failed; {orderly_ends} relays ended on SIGTERM with 0"
         )?;
         for seed in failed {
             write!(out, "\nFAILED; to run it again: make chaos SEED={seed}")?;

@@ -17,6 +17,8 @@ pub struct Account {
     /// Applied or buried beyond what was sent.
     pub doubles: usize,
     pub allowed_doubles: usize,
+    /// Calls that were applied without the caller's knowing.
+    pub misled: usize,
     pub findings: Vec<String>,
 }
 
@@ -33,6 +35,7 @@ pub fn account(events: &[Event], evidence: &Evidence) -> Account {
         applied: applied.iter().sum(),
         letters: evidence.letters.len(),
         allowed_doubles: evidence.allowance.doubles(),
+        misled: evidence.allowance.ambiguous_calls,
         ..Account::default()
     };
     for (number, sent) in evidence.published.sent.iter().enumerate() {
