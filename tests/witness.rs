@@ -13,7 +13,8 @@ use crate::support::bed::{Bed, LIMIT};
 use crate::support::queues::Taken;
 use crate::support::simulator::SECRET_KEY;
 use crate::support::traffic::{
-    OPENED, all_applied, assert_one_outage, is_long, lines, publish, with_default_outage, wrote,
+    OPENED, all_applied, assert_one_outage, is_long, lines, publish, publish_for,
+    with_default_outage, wrote,
 };
 
 suite!(Broker:
@@ -53,19 +54,26 @@ fn mend(folder: &TempDir) -> Result<()> {
 
 /// The portal's secret changes in the midst of events; the relay's file follows later.
 async fn wrong_secret_heals(context: Context, args: &[&str], kind: &str) -> Result<()> {
-    let (bed, folder) = bed_with_secret_in_file(&context, args).await?;
+    let (mut bed, folder) = bed_with_secret_in_file(&context, args).await?;
+    if is_long() {
+        with_default_outage(&mut bed);
+    }
     let relay = bed.start_relay().await?;
     publish(&bed, "A", 50).await?;
     all_applied(&bed, 50, LIMIT).await?;
     bed.simulator.expect_secret(NEW_SECRET).await?;
     publish(&bed, "B", 300).await?;
     wrote(&bed, OPENED, 1, LIMIT).await?;
+    let minute = Duration::from_secs(if is_long() { 60 } else { 0 });
+    let count = 350 + publish_for(&bed, "C", 0, minute).await?.len();
     wrote(&bed, "the probe failed", 4, LIMIT).await?;
     mend(&folder)?;
-    all_applied(&bed, 350, LIMIT).await?;
+    all_applied(&bed, count, LIMIT).await?;
     let output = bed.end(relay).await?;
     assert_one_outage(&output, kind);
     assert!(output.contains(" 0 dead letters"), "{output}");
+    let probes = lines(&output, "the probe failed").len();
+    println!("{count} events, wrong secret: kind {kind}, {probes} probes failed");
     Ok(())
 }
 

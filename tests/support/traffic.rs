@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::bed::Bed;
@@ -29,17 +30,24 @@ pub async fn publish(bed: &Bed, prefix: &str, count: usize) -> Result<()> {
     bed.queues.publish_events(&bed.exchange(), &events(bed, prefix, 0..count)).await
 }
 
-/// Publishes about 200 events a second, each of another customer `C…`, from number `next` on.
-/// The next number.
-pub async fn publish_for(bed: &Bed, mut next: usize, lasts: Duration) -> Result<usize> {
+/// Publishes about 200 events a second for so long, for customers `<prefix><number>`, numbers from
+/// `next` on. When each was published, in Unix milliseconds.
+pub async fn publish_for(
+    bed: &Bed,
+    prefix: &str,
+    next: usize,
+    lasts: Duration,
+) -> Result<Vec<i64>> {
     let end = tokio::time::Instant::now() + lasts;
     let mut ticks = tokio::time::interval(TICK);
+    let mut published = Vec::new();
     while ticks.tick().await < end {
-        let batch = events(bed, "C", next..next + EVENTS_A_TICK);
+        let first = next + published.len();
+        let batch = events(bed, prefix, first..first + EVENTS_A_TICK);
+        published.extend([Timestamp::now().as_millisecond(); EVENTS_A_TICK]);
         bed.queues.publish_events(&bed.exchange(), &batch).await?;
-        next += EVENTS_A_TICK;
     }
-    Ok(next)
+    Ok(published)
 }
 
 /// Waits until the portal has applied updates of so many customers: a control call, which sends one
