@@ -1,5 +1,5 @@
-//! The table of storms: a row a seed, and the totals. "misled" are the calls that the portal applied
-//! but answered as failed, or not in time: most doubles repeat one of them.
+//! The table of storms: a row a seed, and the totals. "ambiguous" are calls that were applied without
+//! the caller's knowing; each may become a double.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use super::storm::faults::Kind;
 pub fn head() -> String {
     let kinds: Vec<&str> = Kind::ALL.into_iter().map(Kind::name).collect();
     format!(
-        "{:>6}  {:<8} {:>4} {:>6}  {}  {:>7} {:>5} {:>20} {:>6}  verdict",
+        "{:>6}  {:<8} {:>4} {:>6}  {}  {:>7} {:>5} {:>20} {:>9}  verdict",
         "seed",
         "RabbitMQ",
         "s",
@@ -20,7 +20,7 @@ pub fn head() -> String {
         "applied",
         "dead",
         "doubles of allowed",
-        "misled"
+        "ambiguous"
     )
 }
 
@@ -30,11 +30,11 @@ pub fn row(report: &Report) -> String {
         let count = report.injected.get(&kind).copied().unwrap_or_default();
         format!("{count:>width$}", width = kind.name().len())
     });
-    let Account { applied, letters, doubles, allowed_doubles, misled, sent, ref findings } =
-        report.account;
-    let doubles = format!("{doubles} of {allowed_doubles} ({:.2} %)", percent(doubles, sent));
+    let Account { applied, letters, doubles, allowance, sent, ref findings } = report.account;
+    let ambiguous = allowance.ambiguous_calls;
+    let doubles = format!("{doubles} of {} ({:.2} %)", allowance.doubles(), percent(doubles, sent));
     format!(
-        "{:>6}  {:<8} {:>4.0} {:>6}  {}  {applied:>7} {letters:>5} {doubles:>20} {misled:>6}  {}",
+        "{:>6}  {:<8} {:>4.0} {:>6}  {}  {applied:>7} {letters:>5} {doubles:>20} {ambiguous:>9}  {}",
         report.plan.seed,
         report.version,
         report.took.as_secs_f64(),
@@ -52,6 +52,7 @@ pub struct Totals {
     faults: usize,
     orderly_ends: usize,
     sum: Account,
+    ambiguous_calls: usize,
     /// Seeds that broke a promise, or broke off.
     pub failed: Vec<u64>,
 }
@@ -67,7 +68,7 @@ impl Totals {
         self.sum.applied += report.account.applied;
         self.sum.letters += report.account.letters;
         self.sum.doubles += report.account.doubles;
-        self.sum.misled += report.account.misled;
+        self.ambiguous_calls += report.account.allowance.ambiguous_calls;
         if !report.account.findings.is_empty() {
             self.failed.push(report.plan.seed);
         }
@@ -76,14 +77,14 @@ impl Totals {
 
 impl fmt::Display for Totals {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals { storms, events, faults, orderly_ends, sum, failed } = self;
-        let Account { sent, applied, letters, doubles, misled, .. } = sum;
+        let Totals { storms, events, faults, orderly_ends, sum, ambiguous_calls, failed } = self;
+        let Account { sent, applied, letters, doubles, .. } = sum;
         let rate = percent(*doubles, *sent);
         write!(
             out,
             "\n{storms} storms, {faults} faults: {events} events sent {sent} times, {applied} \
-             applied, {letters} dead letters, {doubles} doubles ({rate:.2} %), {misled} calls that \
-             were applied but answered as failed; {orderly_ends} relays ended on SIGTERM with 0"
+             applied, {letters} dead letters, {doubles} doubles ({rate:.2} %), \
+             {ambiguous_calls} ambiguous calls; {orderly_ends} relays ended on SIGTERM with 0"
         )?;
         for seed in failed {
             write!(out, "\nFAILED; to run it again: make chaos SEED={seed}")?;

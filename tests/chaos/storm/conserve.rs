@@ -16,9 +16,8 @@ pub struct Account {
     pub letters: usize,
     /// Applied or buried beyond what was sent.
     pub doubles: usize,
-    pub allowed_doubles: usize,
-    /// Calls that were applied without the caller's knowing.
-    pub misled: usize,
+    /// What explains them.
+    pub allowance: Allowance,
     pub findings: Vec<String>,
 }
 
@@ -34,16 +33,16 @@ pub fn account(events: &[Event], evidence: &Evidence) -> Account {
         sent: evidence.published.sent.iter().sum(),
         applied: applied.iter().sum(),
         letters: evidence.letters.len(),
-        allowed_doubles: evidence.allowance.doubles(),
-        misled: evidence.allowance.ambiguous_calls,
+        allowance: evidence.allowance,
         ..Account::default()
     };
     for (number, sent) in evidence.published.sent.iter().enumerate() {
         account.doubles += (applied[number] + letters[number].len()).saturating_sub(*sent);
     }
-    let Account { doubles, allowed_doubles, .. } = account;
+    let Account { doubles, allowance, .. } = account;
+    let allowed_doubles = allowance.doubles();
     if doubles > allowed_doubles {
-        let Allowance { prefetch, losses, ambiguous_calls, .. } = evidence.allowance;
+        let Allowance { prefetch, losses, ambiguous_calls, .. } = allowance;
         findings.push(format!(
             "{doubles} doubles; {losses} losses of at most {prefetch} unacked deliveries and \
              {ambiguous_calls} ambiguous calls explain {allowed_doubles}"
