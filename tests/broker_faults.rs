@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use lapin::options::QueueDeleteOptions;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT};
@@ -26,7 +28,9 @@ Broker:
     a_retry_queue_that_was_deleted_is_repaired_and_nothing_is_lost,
     a_work_queue_that_was_deleted_is_declared_anew_and_consumed;
 ManagedBroker:
-    connections_closed_by_an_operator_are_made_anew,
+    connections_closed_by_an_operator_are_made_anew;
+NoBroker:
+    the_tests_own_link_breaks_however_short_the_break,
 );
 
 fn city() -> Value {
@@ -310,4 +314,20 @@ async fn a_channel_closed_by_the_broker_is_made_anew(context: Context) -> Result
     .await?;
     bed.end(relay).await?;
     broker.stop().await
+}
+
+async fn the_tests_own_link_breaks_however_short_the_break(_: Context) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let proxy = ChaosProxy::start(listener.local_addr()?.to_string()).await?;
+    for _ in 0..200 {
+        let mut client = TcpStream::connect(proxy.addr()).await?;
+        let (mut server, _) = listener.accept().await?;
+        server.write_all(b"!").await?;
+        client.read_u8().await?;
+        proxy.set(Fault::Reset).await;
+        proxy.set(Fault::None).await;
+        let ended = tokio::time::timeout(LIMIT, client.read_u8()).await;
+        ensure!(ended.is_ok_and(|read| read.is_err()), "the connection lives on");
+    }
+    Ok(())
 }

@@ -42,11 +42,19 @@ impl Fault {
     }
 }
 
+/// The fault, and how often connections were broken so far: a break that is over before a
+/// connection's task runs is one all the same.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    fault: Fault,
+    breaks: u64,
+}
+
 /// A proxy in front of one address. Dropping it resets what passes through it.
 pub struct ChaosProxy {
     upstream: String,
     addr: SocketAddr,
-    fault: watch::Sender<Fault>,
+    state: watch::Sender<State>,
     applied: watch::Receiver<Fault>,
 }
 
@@ -56,10 +64,10 @@ impl ChaosProxy {
         let upstream = upstream.into();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
-        let (fault, seen) = watch::channel(Fault::None);
+        let (state, seen) = watch::channel(State { fault: Fault::None, breaks: 0 });
         let (done, applied) = watch::channel(Fault::None);
         tokio::spawn(listen(listener, addr, upstream.clone(), seen, done));
-        Ok(ChaosProxy { upstream, addr, fault, applied })
+        Ok(ChaosProxy { upstream, addr, state, applied })
     }
 
     /// Where the proxy listens.
@@ -72,9 +80,12 @@ impl ChaosProxy {
         url.replacen(&self.upstream, &self.addr.to_string(), 1)
     }
 
-    /// Returns when new connections meet the fault; open ones do within the same instant.
+    /// Returns when new connections meet the fault; open ones do too, however soon it is over.
     pub async fn set(&self, fault: Fault) {
-        self.fault.send_replace(fault);
+        self.state.send_modify(|state| {
+            state.fault = fault;
+            state.breaks += u64::from(fault.breaks_connections());
+        });
         self.applied.clone().wait_for(|now| *now == fault).await.ok();
     }
 }
@@ -83,12 +94,12 @@ async fn listen(
     listener: TcpListener,
     addr: SocketAddr,
     upstream: String,
-    mut fault: watch::Receiver<Fault>,
+    mut state: watch::Receiver<State>,
     applied: watch::Sender<Fault>,
 ) {
     let mut listening = Some(listener);
     loop {
-        let now = *fault.borrow_and_update();
+        let State { fault: now, breaks } = *state.borrow_and_update();
         if now == Fault::Refuse {
             listening = None;
         } else if listening.is_none() {
@@ -96,11 +107,11 @@ async fn listen(
         }
         applied.send_replace(now);
         tokio::select! {
-            changed = fault.changed() => if changed.is_err() {
+            changed = state.changed() => if changed.is_err() {
                 return;
             },
             Some(client) = accept(listening.as_ref()) => {
-                tokio::spawn(carry(client, upstream.clone(), fault.clone()));
+                tokio::spawn(carry(client, upstream.clone(), state.clone(), breaks));
             }
         }
     }
@@ -119,16 +130,19 @@ async fn accept(listener: Option<&TcpListener>) -> Option<TcpStream> {
     Some(listener?.accept().await.ok()?.0)
 }
 
-/// One connection, until either end closes it or a fault resets it at both.
+/// One connection, accepted after so many breaks, until either end closes it or a fault resets it at
+/// both.
 async fn carry(
     mut client: TcpStream,
     upstream: String,
-    mut fault: watch::Receiver<Fault>,
+    mut state: watch::Receiver<State>,
+    breaks: u64,
 ) -> io::Result<()> {
-    let mut broken = fault.clone();
-    unstalled(&mut fault).await?;
+    let is_broken = move |now: &State| now.fault.breaks_connections() || now.breaks != breaks;
+    let mut broken = state.clone();
+    unstalled(&mut state).await?;
     let mut server = match TcpStream::connect(upstream).await {
-        Ok(server) if !fault.borrow().breaks_connections() => server,
+        Ok(server) if !is_broken(&state.borrow()) => server,
         _ => return client.set_zero_linger(),
     };
     client.set_nodelay(true)?;
@@ -137,11 +151,11 @@ async fn carry(
     let (from_server, to_server) = server.split();
     let ended = tokio::select! {
         ended = async { tokio::try_join!(
-            pump(from_client, to_server, fault.clone()),
-            pump(from_server, to_client, fault.clone()),
+            pump(from_client, to_server, state.clone()),
+            pump(from_server, to_client, state.clone()),
         ) } => ended.is_ok(),
         // An error means that the proxy is dropped.
-        _ = broken.wait_for(|fault| fault.breaks_connections()) => false,
+        _ = broken.wait_for(is_broken) => false,
     };
     if !ended {
         client.set_zero_linger()?;
@@ -155,24 +169,24 @@ async fn carry(
 async fn pump(
     from: ReadHalf<'_>,
     to: WriteHalf<'_>,
-    fault: watch::Receiver<Fault>,
+    state: watch::Receiver<State>,
 ) -> io::Result<()> {
     let (queue, queued) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    tokio::try_join!(read(from, queue, fault.clone()), write(queued, to, fault))?;
+    tokio::try_join!(read(from, queue, state.clone()), write(queued, to, state))?;
     Ok(())
 }
 
 async fn read(
     mut from: ReadHalf<'_>,
     queue: mpsc::Sender<(Sleep, Vec<u8>)>,
-    mut fault: watch::Receiver<Fault>,
+    mut state: watch::Receiver<State>,
 ) -> io::Result<()> {
     loop {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         if from.read_buf(&mut chunk).await? == 0 {
             return Ok(());
         }
-        let delay = unstalled(&mut fault).await?;
+        let delay = unstalled(&mut state).await?;
         queue.send((sleep(delay), chunk)).await.map_err(io::Error::other)?;
     }
 }
@@ -180,20 +194,20 @@ async fn read(
 async fn write(
     mut queued: mpsc::Receiver<(Sleep, Vec<u8>)>,
     mut to: WriteHalf<'_>,
-    mut fault: watch::Receiver<Fault>,
+    mut state: watch::Receiver<State>,
 ) -> io::Result<()> {
     while let Some((due, chunk)) = queued.recv().await {
         due.await;
-        unstalled(&mut fault).await?;
+        unstalled(&mut state).await?;
         to.write_all(&chunk).await?;
     }
     to.shutdown().await
 }
 
 /// Waits out a stall and returns the delay that holds then.
-async fn unstalled(fault: &mut watch::Receiver<Fault>) -> io::Result<Duration> {
-    let now = fault.wait_for(|fault| *fault != Fault::Stall).await.map_err(io::Error::other)?;
-    Ok(match *now {
+async fn unstalled(state: &mut watch::Receiver<State>) -> io::Result<Duration> {
+    let now = state.wait_for(|now| now.fault != Fault::Stall).await.map_err(io::Error::other)?;
+    Ok(match now.fault {
         Fault::Delay(delay) => delay,
         Fault::None | Fault::Stall | Fault::Reset | Fault::Refuse => Duration::ZERO,
     })
