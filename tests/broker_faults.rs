@@ -324,10 +324,15 @@ async fn the_tests_own_link_breaks_however_short_the_break(_: Context) -> Result
         let (mut server, _) = listener.accept().await?;
         server.write_all(b"!").await?;
         client.read_u8().await?;
+        proxy.set(Fault::Stall).await;
+        client.write_all(b"?").await?;
+        tokio::time::sleep(Duration::from_millis(1)).await;
         proxy.set(Fault::Reset).await;
         proxy.set(Fault::None).await;
-        let ended = tokio::time::timeout(LIMIT, client.read_u8()).await;
-        ensure!(ended.is_ok_and(|read| read.is_err()), "the connection lives on");
+        for end in [&mut client, &mut server] {
+            let ended = tokio::time::timeout(LIMIT, end.read_u8()).await;
+            ensure!(ended.is_ok_and(|read| read.is_err()), "the connection lives on");
+        }
     }
     Ok(())
 }

@@ -150,12 +150,14 @@ async fn carry(
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let ended = tokio::select! {
+        // First: what a stall held back must not slip through when a break ends it.
+        biased;
+        // An error means that the proxy is dropped.
+        _ = broken.wait_for(is_broken) => false,
         ended = async { tokio::try_join!(
             pump(from_client, to_server, state.clone()),
             pump(from_server, to_client, state.clone()),
         ) } => ended.is_ok(),
-        // An error means that the proxy is dropped.
-        _ = broken.wait_for(is_broken) => false,
     };
     if !ended {
         client.set_zero_linger()?;
