@@ -296,13 +296,16 @@ async fn a_connection_lost_before_the_ack_doubles_the_call_and_loses_nothing(
 async fn a_channel_closed_by_the_broker_is_made_anew(context: Context) -> Result<()> {
     let broker = context.own_broker().await?;
     let bed = context.bed_on(&broker, &[]).await?;
+    let set = async |setting: &str| {
+        broker.ctl(&["eval", &format!("application:set_env(rabbit, {setting}).")]).await
+    };
     // Deliveries may be kept for a second only; without this the broker allows half an hour, and
-    // looks once a minute.
-    for setting in ["consumer_timeout, 1000", "channel_tick_interval, 500"] {
-        broker.ctl(&["eval", &format!("application:set_env(rabbit, {setting}).")]).await?;
-    }
+    // looks once a minute. A channel keeps what it began with: only the relay's first has so little.
+    set("consumer_timeout, 1000").await?;
+    set("channel_tick_interval, 500").await?;
     bed.declare().await?;
     let relay = bed.start_relay().await?;
+    set("consumer_timeout, 1800000").await?;
     bed.simulator.fault(json!({"times": 1, "fault": {"kind": "latency", "ms": 4000}})).await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     wrote_all(&relay, &["PRECONDITION_FAILED", "a new one follows"], LIMIT).await?;
