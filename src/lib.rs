@@ -17,6 +17,7 @@
 pub mod domain;
 
 pub mod amqp;
+pub mod ledger;
 pub mod portal;
 
 pub mod worker;

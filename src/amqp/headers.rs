@@ -10,6 +10,7 @@ use crate::telemetry::trace;
 use jiff::Timestamp;
 use lapin::types::{AMQPValue, ShortString};
 use opentelemetry::propagation::Extractor;
+use uuid::Uuid;
 
 /// What all our headers begin with.
 pub(super) const PREFIX: &str = "x-relay-";
@@ -21,6 +22,10 @@ pub(super) const LAST_REASON: &str = "x-relay-last-reason";
 pub(super) const SAME_REASON: &str = "x-relay-same-reason";
 pub(super) const AMBIGUOUS: &str = "x-relay-ambiguous";
 pub(super) const FIRST_ATTEMPT: &str = "x-relay-first-attempt";
+pub(super) const RECEIPT: &str = "x-relay-receipt";
+pub(super) const RESEND: &str = "x-relay-resend";
+pub(super) const FORCE: &str = "x-relay-force";
+pub(super) const REVISION: &str = "x-relay-revision";
 pub(super) const EXCHANGE: &str = "x-relay-exchange";
 pub(super) const ROUTING_KEY: &str = "x-relay-routing-key";
 pub(super) const ORIGINAL_EXPIRATION: &str = "x-relay-original-expiration";
@@ -88,7 +93,11 @@ impl Message {
             return Ok(history);
         }
         history.first_seen = self.time(FIRST_SEEN)?.unwrap_or(now);
-        history.ambiguous = matches!(self.header(AMBIGUOUS), Some(AMQPValue::Boolean(true)));
+        history.ambiguous = self.is_set(AMBIGUOUS);
+        history.receipt = self.time(RECEIPT)?;
+        history.is_resend = self.is_set(RESEND);
+        history.is_forced = self.is_set(FORCE);
+        history.revision = self.count(REVISION)?;
         if self.is_replay() {
             return Ok(history);
         }
@@ -103,6 +112,22 @@ impl Message {
     /// A dead letter that somebody put back, by whatever means: its attempts begin anew.
     fn is_replay(&self) -> bool {
         self.is_ours() && self.header(DEAD_ID).is_some()
+    }
+
+    /// The id of the dead letter that the message was, if somebody has put it back.
+    pub fn dead_id(&self) -> Option<Uuid> {
+        if self.is_replay() { self.own_text(DEAD_ID)?.parse().ok() } else { None }
+    }
+
+    /// Whether the message has been in a retry tier or the dead-letter queue, or an operator put it
+    /// straight into the work queue.
+    pub fn came_back(&self) -> bool {
+        self.is_ours()
+    }
+
+    /// Whether the broker has given the message out before, to us or another relay.
+    pub fn is_redelivery(&self) -> bool {
+        self.0.redelivered
     }
 
     /// How often the message was put back after it was a dead letter.
@@ -139,6 +164,14 @@ impl Message {
 
     fn header(&self, name: &str) -> Option<&AMQPValue> {
         self.0.properties.headers().as_ref()?.inner().get(name)
+    }
+
+    fn is_set(&self, name: &'static str) -> bool {
+        match self.header(name) {
+            Some(AMQPValue::Boolean(is_set)) => *is_set,
+            Some(value) => plain_text(value) == Some("true"),
+            None => false,
+        }
     }
 
     fn own_text(&self, name: &'static str) -> Option<&str> {

@@ -1,18 +1,21 @@
 //! RabbitMQ: connections, deliveries, headers, confirmed publishing, topology. The only folder
 //! that knows `lapin`.
 
+mod active;
 mod connection;
 mod delivery;
 mod feed;
 mod frame;
 mod headers;
 mod look;
+pub mod ledger_id;
 pub mod orders;
 mod publisher;
 mod republish;
 pub mod topology;
 mod watch;
 
+pub use active::{Hold, hold, is_held};
 pub use connection::{AmqpError, Broker, InvalidUrl, Link};
 pub use delivery::{Deliveries, Delivery, Forgotten, Message};
 pub use feed::Feed;

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use super::delivery::Message;
 use super::headers::{
     AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, EXCHANGE, FIELD, FIRST_ATTEMPT, FIRST_SEEN,
-    FLAGS, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS, ORIGINAL_EXPIRATION,
-    ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RELAY_VERSION, REPLAYS, ROUTING_KEY, RULE,
-    SAME_REASON, TRACE_ID,
+    FLAGS, FORCE, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS, ORIGINAL_EXPIRATION,
+    ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RECEIPT, RELAY_VERSION, REPLAYS, RESEND,
+    REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::history::History;
@@ -158,8 +158,13 @@ fn write_history(headers: &mut Headers, history: &History) {
     let first_attempt = history.first_attempt.map(|time| time.to_string());
     headers.optional_text(FIRST_ATTEMPT, first_attempt.as_deref());
     headers.optional_text(FLAGS, history.unwitnessed.then_some("unwitnessed"));
-    if history.ambiguous {
-        headers.0.insert(AMBIGUOUS.into(), AMQPValue::Boolean(true));
+    let receipt = history.receipt.map(|time| time.to_string());
+    headers.optional_text(RECEIPT, receipt.as_deref());
+    headers.flag(AMBIGUOUS, history.ambiguous);
+    headers.flag(RESEND, history.is_resend);
+    headers.flag(FORCE, history.is_forced);
+    if history.revision > 0 {
+        headers.number(REVISION, history.revision.into());
     }
 }
 
@@ -172,6 +177,14 @@ impl Headers {
 
     fn number(&mut self, name: &'static str, number: i64) {
         self.0.insert(name.into(), AMQPValue::LongLongInt(number));
+    }
+
+    fn flag(&mut self, name: &'static str, is_set: bool) {
+        if is_set {
+            self.0.insert(name.into(), AMQPValue::Boolean(true));
+        } else {
+            self.0.remove(name);
+        }
     }
 
     /// Sets the text, or removes an older one.

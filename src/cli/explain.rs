@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{Exit, output};
 use crate::clock;
 use crate::config::Config;
-use crate::domain::admission;
+use crate::domain::admission::{self, Admission};
 use crate::domain::dead_letter::Reason;
 use crate::domain::event::{CustomerUpdated, Envelope};
 use crate::domain::field::Field;
@@ -34,7 +34,9 @@ pub(super) struct Args {
 pub(super) fn explain(args: &Args, config: &Config) -> anyhow::Result<Exit> {
     let body = read(&args.file)?;
     let explained = match admit(config, &body) {
-        Ok((event, update)) => Explained::Sent(Box::new(Sent::new(config, event, update))),
+        Ok(Admission { event, update, .. }) => {
+            Explained::Sent(Box::new(Sent::new(config, event, update)))
+        }
         Err(verdict) => Explained::Unsent(verdict),
     };
     if args.json {
@@ -62,7 +64,7 @@ enum Explained {
 }
 
 /// What the worker does with a message of this body, up to the call.
-pub(super) fn admit(config: &Config, body: &[u8]) -> Result<(CustomerUpdated, Update), Verdict> {
+pub(super) fn admit(config: &Config, body: &[u8]) -> Result<Admission, Verdict> {
     let now = clock::now();
     let envelope =
         Envelope { body, kind: config.rules.mapping.default_type(), ..Envelope::default() };

@@ -5,6 +5,7 @@ mod reader;
 mod secrets;
 mod show;
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use crate::domain::gate::GatePolicy;
 use crate::domain::request::FieldOrder;
 use crate::domain::retry::{RetryPolicy, Tiers};
 use crate::domain::update::{AddressPolicy, FieldPolicies, SpacePolicy, Update};
+use crate::domain::version::OrderBy;
+use crate::ledger::Target;
 use crate::pauses::ImmediatePolicy;
 use crate::telemetry::log;
 use reader::Reader;
@@ -57,6 +60,12 @@ pub struct Config {
     pub retry: RetryPolicy,
     /// `retry.immediate_*`
     pub immediate: ImmediatePolicy,
+    /// `order.by`
+    pub order_by: OrderBy,
+    /// `ledger.*`
+    pub ledger: LedgerConfig,
+    /// `admin.*`
+    pub admin: AdminConfig,
     /// `log.*`
     pub log: LogConfig,
 }
@@ -106,6 +115,8 @@ pub struct PortalConfig {
     pub max_answer_bytes: usize,
     /// Most calls that begin within a second; `None` for no limit.
     pub max_rate: Option<NonZeroU32>,
+    /// How long a call may be under way at the portal after we gave it up.
+    pub settle_after: Duration,
     /// An update that may be sent at any time, to tell our faults from an event's.
     pub probe_customer: Option<Update>,
 }
@@ -139,6 +150,26 @@ pub struct WorkerConfig {
     pub in_flight: usize,
     /// What calls under way get at shutdown.
     pub grace_period: Duration,
+    /// Whether events of one customer that wait together go as one call.
+    pub merges: bool,
+}
+
+/// Where it is kept what the portal has.
+#[derive(Clone, Debug)]
+pub struct LedgerConfig {
+    /// Where.
+    pub target: Target,
+    /// How long customers are kept that nothing is heard of; `None`: for ever.
+    pub retention: Option<Duration>,
+}
+
+/// The port for operators.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// Where it listens; `None`: there is none.
+    pub listen: Option<SocketAddr>,
+    /// What a caller must show.
+    pub token: Secret,
 }
 
 /// Log lines.
@@ -153,6 +184,9 @@ pub struct LogConfig {
 /// RabbitMQ closes the channel of a consumer that keeps a delivery for half an hour.
 const MAX_HOLD: Duration = Duration::from_mins(10);
 
+/// Ten years.
+const LONGEST_RETENTION: Duration = Duration::from_hours(24 * 3653);
+
 /// The path of the call, as the portal's page gives it.
 const PORTAL_PATH: &str = "/airpay/ms/cards/api/update-customer";
 
@@ -162,6 +196,12 @@ impl Config {
         let mut reader = Reader::new(layers);
         let config = read(&mut reader, needs);
         reader.finish(config)
+    }
+
+    /// How long the calls of one attempt can take: immediate retries begin within their budget, and
+    /// a refused call is made once more with fresh credentials.
+    pub fn longest_attempt(&self) -> Duration {
+        self.immediate.budget + 2 * self.portal.timeout
     }
 }
 
@@ -175,12 +215,52 @@ fn read(reader: &mut Reader<'_>, needs: Needs) -> Option<Config> {
     let worker = WorkerConfig {
         in_flight: reader.integer("worker.in_flight", 1..=2000),
         grace_period: reader.duration("worker.grace_period"),
+        merges: reader.boolean("worker.merge"),
     };
     let outage = outage(reader, worker.in_flight, retry.as_ref());
-    reader.choice("ledger.url", &[("none", ())]);
+    let order_by = [("time", OrderBy::Time), ("sequence", OrderBy::Sequence)];
+    let order_by = reader.choice("order.by", &order_by);
+    let ledger = ledger(reader);
+    let admin = admin(reader, needs);
     let log = log(reader);
     let (broker, rules, retry, outage) = (broker?, rules?, retry?, outage?);
-    Some(Config { broker, rules, portal, worker, outage, retry, immediate, log })
+    let (order_by, ledger) = (order_by?, ledger?);
+    Some(Config {
+        broker,
+        rules,
+        portal,
+        worker,
+        outage,
+        retry,
+        immediate,
+        order_by,
+        ledger,
+        admin,
+        log,
+    })
+}
+
+fn ledger(reader: &mut Reader<'_>) -> Option<LedgerConfig> {
+    let target = Target::parse(&reader.text("ledger.url"));
+    let target = reader.accept("ledger.url", target);
+    let retention = match reader.text("ledger.retention").as_str() {
+        "off" => None,
+        _ => Some(reader.duration_up_to("ledger.retention", LONGEST_RETENTION)),
+    };
+    Some(LedgerConfig { target: target?, retention })
+}
+
+fn admin(reader: &mut Reader<'_>, needs: Needs) -> AdminConfig {
+    const KEY: &str = "admin.listen";
+    let listen = reader.text(KEY);
+    let listen = if listen.is_empty() {
+        None
+    } else {
+        let expected = "expected address and port, such as 127.0.0.1:9090";
+        reader.accept(KEY, listen.parse().map_err(|_| expected))
+    };
+    let is_needed = listen.is_some() && needs == Needs::Portal;
+    AdminConfig { listen, token: secrets::admin_token(reader, is_needed) }
 }
 
 fn outage(
@@ -239,9 +319,18 @@ fn rules(reader: &mut Reader<'_>) -> Option<Rules> {
     let max_bytes = reader.integer("event.max_bytes", 1..=134_217_728);
     let future_tolerance = reader.duration("event.future_tolerance");
     let future_limit = reader.duration("event.future_limit");
+    let missing = [("invalid", false), ("arrival", true)];
+    let orders_by_arrival = reader.choice("order.missing", &missing);
     let fields = fields(reader)?;
-    let ignores_other_types = ignores_other_types?;
-    Some(Rules { mapping, ignores_other_types, max_bytes, future_tolerance, future_limit, fields })
+    Some(Rules {
+        mapping,
+        ignores_other_types: ignores_other_types?,
+        max_bytes,
+        future_tolerance,
+        future_limit,
+        fields,
+        orders_by_arrival: orders_by_arrival?,
+    })
 }
 
 fn fields(reader: &mut Reader<'_>) -> Option<FieldPolicies> {
@@ -286,6 +375,7 @@ fn portal(reader: &mut Reader<'_>, needs: Needs, fields: Option<&FieldPolicies>)
         timeout: reader.duration("portal.timeout"),
         max_answer_bytes: reader.integer("portal.max_answer_bytes", 1024..=16_777_216),
         max_rate: NonZeroU32::new(reader.integer("portal.max_rate", 0..=1_000_000)),
+        settle_after: reader.duration("portal.settle_after"),
         probe_customer: fields.and_then(|fields| probe_customer(reader, fields)),
     }
 }

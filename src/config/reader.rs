@@ -148,16 +148,19 @@ impl<'a> Reader<'a> {
 
     /// A duration from 1 ms to 7 days.
     pub(super) fn duration(&mut self, key: &str) -> Duration {
-        const WEEK: Duration = Duration::from_hours(7 * 24);
+        self.duration_up_to(key, Duration::from_hours(7 * 24))
+    }
+
+    /// A duration from 1 ms.
+    pub(super) fn duration_up_to(&mut self, key: &str, longest: Duration) -> Duration {
         let text = self.text(key);
         let duration = text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
-        let bounds = Duration::from_millis(1)..=WEEK;
+        let bounds = Duration::from_millis(1)..=longest;
         duration.filter(|duration| bounds.contains(duration)).unwrap_or_else(|| {
-            self.mistake(
-                key,
-                "expected a duration from 1ms to 7 days, such as \"250ms\" or \"1m 30s\"",
-            );
-            WEEK
+            let days = longest.as_secs() / (24 * 3600);
+            let example = "such as \"250ms\" or \"1m 30s\"";
+            self.mistake(key, &format!("expected a duration from 1ms to {days} days, {example}"));
+            longest
         })
     }
 

@@ -1,4 +1,4 @@
-//! The two secrets: given as a value, or as a file that holds one.
+//! Secrets: given as a value, or as a file that holds one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,15 @@ pub(super) fn token(reader: &mut Reader<'_>, required: bool) -> Secret {
     let (token, file) = secret(reader, "portal.token", "portal.token_file", required);
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         reader.mistake("portal.token", "holds characters that a header cannot carry");
+    }
+    Secret { value: token.into(), file }
+}
+
+/// What operators show at the admin port. It becomes an HTTP header.
+pub(super) fn admin_token(reader: &mut Reader<'_>, required: bool) -> Secret {
+    let (token, file) = secret(reader, "admin.token", "admin.token_file", required);
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        reader.mistake("admin.token", "holds characters that a header cannot carry");
     }
     Secret { value: token.into(), file }
 }

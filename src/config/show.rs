@@ -40,10 +40,11 @@ impl Layers {
 
 fn masked(key: &str, value: &Value) -> Value {
     match (key, value) {
-        ("portal.token" | "portal.secret_key", Value::String(text)) if !text.is_empty() => {
+        ("portal.token" | "portal.secret_key" | "admin.token", Value::String(text)) if !text.is_empty() => {
             Value::String("***".into())
         }
-        ("broker.url", Value::String(urls)) => {
+        ("ledger.url", Value::String(url)) if !url.contains("://") => Value::String(url.clone()),
+        ("broker.url" | "ledger.url", Value::String(urls)) => {
             Value::String(urls.split(',').map(without_password).collect::<Vec<_>>().join(","))
         }
         _ => value.clone(),

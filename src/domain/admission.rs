@@ -1,9 +1,11 @@
 //! From an envelope to an update that can be sent, or to the verdict that ends it before a call.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::event::{CustomerUpdated, Decoded, Envelope, Mapping, decode};
 use super::field::Field;
@@ -11,6 +13,7 @@ use super::history::History;
 use super::retry::Tiers;
 use super::update::{FieldPolicies, Update};
 use super::verdict::Verdict;
+use super::version::{MAX_EVENT_BYTES, MAX_SEQUENCE_BYTES, Place, UNNAMED};
 
 /// What an event must be like to be sent.
 #[derive(Clone, Debug)]
@@ -27,6 +30,20 @@ pub struct Rules {
     pub future_limit: Duration,
     /// `fields.*`
     pub fields: FieldPolicies,
+    /// `order.missing = "arrival"`: an event without time and sequence takes its place by its
+    /// receipt instead of being invalid.
+    pub orders_by_arrival: bool,
+}
+
+/// A message that leads to a call.
+#[derive(Debug, PartialEq)]
+pub struct Admission {
+    /// The event.
+    pub event: CustomerUpdated,
+    /// Its place among its customer's events.
+    pub place: Place,
+    /// What is to be sent.
+    pub update: Update,
 }
 
 /// A message that leads to no call.
@@ -51,7 +68,7 @@ pub fn admit(
     rules: &Rules,
     tiers: &Tiers,
     now: Timestamp,
-) -> Result<(CustomerUpdated, Update), Box<Refused>> {
+) -> Result<Admission, Box<Refused>> {
     if let Some(remaining) = history.until_due(now) {
         return Err(Verdict::early(history.clone(), remaining, tiers).into());
     }
@@ -68,6 +85,13 @@ pub fn admit(
         }
         Err(fault) => return Err(Verdict::undecodable(&fault, history).into()),
     };
+    if event.sequence.as_ref().is_some_and(|text| text.len() > MAX_SEQUENCE_BYTES) {
+        return Err(Verdict::sequence_too_long(history).into());
+    }
+    let place = Place::new(&event, name(&event, envelope), history.revision);
+    if place.is_unordered() && !rules.orders_by_arrival {
+        return Err(Verdict::unordered(history).into());
+    }
     let limits = (rules.future_tolerance, rules.future_limit);
     let early =
         event.time.and_then(|time| Verdict::from_the_future(time, now, limits, history, tiers));
@@ -75,11 +99,71 @@ pub fn admit(
         return Err(verdict.into());
     }
     match rules.fields.validate(&event.fields) {
-        Ok(update) => Ok((event, update)),
+        Ok(update) => Ok(Admission { event, place, update }),
         Err(faults) => {
             let customer = event.fields[Field::EntityId].as_ref().and_then(Value::as_str);
             let customer = customer.map(str::to_owned);
             Err(Box::new(Refused { verdict: Verdict::invalid(&faults, history), customer }))
         }
+    }
+}
+
+/// What tells an event from all others: its id within its source, as it is where that is short;
+/// else a hash, and of the whole content where it has no id.
+fn name(event: &CustomerUpdated, envelope: &Envelope<'_>) -> String {
+    match &event.id {
+        Some(id) if id.len() <= MAX_EVENT_BYTES && !id.starts_with(UNNAMED) => id.clone(),
+        Some(id) => format!("{LONG}{}", hash([id.as_bytes()])),
+        None => {
+            let timestamp = envelope.timestamp.map(|time| time.to_string()).unwrap_or_default();
+            let kind = envelope.kind.unwrap_or_default();
+            format!("{UNNAMED}{}", hash([envelope.body, timestamp.as_bytes(), kind.as_bytes()]))
+        }
+    }
+}
+
+/// What stands before the hash of an id that is too long.
+const LONG: char = '#';
+
+fn hash<const N: usize>(parts: [&[u8]; N]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_be_bytes());
+        hash.update(part);
+    }
+    let mut text = String::with_capacity(32);
+    for byte in &hash.finalize()[..16] {
+        // A String takes whatever is written.
+        write!(text, "{byte:02x}").unwrap_or_default();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name_of(id: Option<&str>, body: &[u8]) -> String {
+        let envelope = Envelope { body, ..Envelope::default() };
+        let event = CustomerUpdated {
+            id: id.map(str::to_owned),
+            source: None,
+            time: None,
+            sequence: None,
+            fields: super::super::field::PerField::default(),
+        };
+        name(&event, &envelope)
+    }
+
+    #[test]
+    fn an_event_is_told_from_others_by_its_id_or_by_all_that_it_says() {
+        assert_eq!(name_of(Some("evt-1"), b"{}"), "evt-1");
+        let long = name_of(Some(&"x".repeat(65)), b"{}");
+        assert!(long.starts_with('#') && long.len() <= MAX_EVENT_BYTES);
+        assert_ne!(long, name_of(Some(&"y".repeat(65)), b"{}"));
+        assert!(name_of(None, b"{}").starts_with(UNNAMED));
+        assert_ne!(name_of(None, b"{}"), name_of(None, b"{} "));
+        let like_a_hash = name_of(None, b"{}");
+        assert_ne!(name_of(Some(&like_a_hash), b"{}"), like_a_hash, "an id cannot pose as a hash");
     }
 }

@@ -48,6 +48,8 @@ impl Mapping {
 pub struct CustomerUpdated {
     /// The CRM's id of the event.
     pub id: Option<String>,
+    /// Which system's event it is: ids are unique within one.
+    pub source: Option<String>,
     /// When the change happened, by the CRM's clock.
     pub time: Option<Timestamp>,
     /// The CRM's own order (CloudEvents' `sequence` extension).
@@ -101,6 +103,7 @@ pub fn decode(envelope: &Envelope<'_>, mapping: &Mapping) -> Result<Decoded, Und
     }
     Ok(Decoded::CustomerUpdated(Box::new(CustomerUpdated {
         id: attributes.text("id")?.or_else(|| envelope.message_id.map(str::to_owned)),
+        source: attributes.text("source")?,
         time: attributes.time()?.or(envelope.timestamp),
         sequence: attributes.text("sequence")?,
         fields: find_fields(data, &mapping.pointers),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// One parameter of the portal's call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Field {
@@ -60,6 +62,63 @@ impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// A set of fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FieldSet(u8);
+
+impl FieldSet {
+    /// No field.
+    pub const NONE: FieldSet = FieldSet(0);
+
+    /// Whether the field is in it.
+    pub fn contains(self, field: Field) -> bool {
+        self.0 & bit(field) != 0
+    }
+
+    /// Whether no field is in it.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// With this field too.
+    #[must_use]
+    pub fn with(self, field: Field) -> FieldSet {
+        FieldSet(self.0 | bit(field))
+    }
+
+    /// Without the other's fields.
+    #[must_use]
+    pub fn without(self, other: FieldSet) -> FieldSet {
+        FieldSet(self.0 & !other.0)
+    }
+
+    /// How many fields are in it.
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// The names of the fields in it, if there are any.
+    pub fn names(self) -> Option<String> {
+        let names: Vec<&str> = self.iter().map(Field::name).collect();
+        (!names.is_empty()).then(|| names.join(","))
+    }
+
+    /// The fields in it, in the table's order.
+    pub fn iter(self) -> impl Iterator<Item = Field> {
+        Field::ALL.into_iter().filter(move |field| self.contains(*field))
+    }
+}
+
+impl FromIterator<Field> for FieldSet {
+    fn from_iter<I: IntoIterator<Item = Field>>(fields: I) -> FieldSet {
+        fields.into_iter().fold(FieldSet::NONE, FieldSet::with)
+    }
+}
+
+fn bit(field: Field) -> u8 {
+    1 << field as u8
 }
 
 /// One value of type `T` for each field.

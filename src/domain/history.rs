@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::response::Outcome;
+use super::row::Passage;
 
 /// A message's past with the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,14 @@ pub struct History {
     pub first_attempt: Option<Timestamp>,
     /// Whether it would be given up, had any other customer's call gone well meanwhile.
     pub unwitnessed: bool,
+    /// When its event was first received, as far as its order hangs on that.
+    pub receipt: Option<Timestamp>,
+    /// It was applied, and is sent again because an older call may have undone it.
+    pub is_resend: bool,
+    /// An operator's word that all its values are to be sent, newer ones or not.
+    pub is_forced: bool,
+    /// How often an operator has edited it.
+    pub revision: u32,
 }
 
 impl History {
@@ -39,6 +48,35 @@ impl History {
             ambiguous: false,
             first_attempt: None,
             unwitnessed: false,
+            receipt: None,
+            is_resend: false,
+            is_forced: false,
+            revision: 0,
+        }
+    }
+
+    /// How the event passes the ledger's fence.
+    pub fn passage(&self) -> Passage {
+        if self.is_forced {
+            Passage::Forced
+        } else if self.is_resend {
+            Passage::Resent
+        } else {
+            Passage::Newer
+        }
+    }
+
+    /// The past of an event that was applied, and is to be applied again no sooner than then.
+    pub fn resend(&self, not_before: Timestamp) -> History {
+        let last_reason = Some("resend".to_owned());
+        History {
+            not_before: Some(not_before),
+            last_reason,
+            is_resend: true,
+            is_forced: self.is_forced,
+            receipt: self.receipt,
+            revision: self.revision,
+            ..History::new(self.first_seen)
         }
     }
 

@@ -8,24 +8,40 @@ use std::sync::Arc;
 pub struct Lanes<T> {
     /// A key stands here while its lane is busy.
     busy: HashMap<Arc<str>, VecDeque<T>>,
+    /// So many wait in one lane, at most: one customer must not fill all there is room for.
+    most: usize,
 }
 
-impl<T> Default for Lanes<T> {
-    fn default() -> Self {
-        Lanes { busy: HashMap::new() }
-    }
+/// What becomes of an item that comes to its lane.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Arrival<T> {
+    /// The lane is free: it is to be handled now, and ended by [`finish`](Lanes::finish).
+    Starts(T),
+    /// It waits for its turn.
+    Waits,
+    /// The lane has no room for it.
+    Full(T),
 }
 
 impl<T> Lanes<T> {
-    /// Gives the item back to be handled at once if its lane is free; else it waits. Each item
-    /// that is handled must be ended by [`finish`](Self::finish).
-    pub fn arrive(&mut self, key: &Arc<str>, item: T) -> Option<T> {
-        if let Some(waiting) = self.busy.get_mut(key) {
-            waiting.push_back(item);
-            return None;
+    /// Lanes in which so many wait at most.
+    pub fn new(most: usize) -> Self {
+        Lanes { busy: HashMap::new(), most }
+    }
+
+    /// An item comes to its lane.
+    pub fn arrive(&mut self, key: &Arc<str>, item: T) -> Arrival<T> {
+        match self.busy.get_mut(key) {
+            Some(waiting) if waiting.len() >= self.most => Arrival::Full(item),
+            Some(waiting) => {
+                waiting.push_back(item);
+                Arrival::Waits
+            }
+            None => {
+                self.busy.insert(Arc::clone(key), VecDeque::new());
+                Arrival::Starts(item)
+            }
         }
-        self.busy.insert(Arc::clone(key), VecDeque::new());
-        Some(item)
     }
 
     /// Takes a lane for something that is no item, if it is free. Ended like an item.
@@ -46,6 +62,23 @@ impl<T> Lanes<T> {
         next
     }
 
+    /// Takes those next in a lane that may go along with the item being handled: up to the first
+    /// that may not.
+    pub fn take_along(&mut self, key: &str, may: impl Fn(&T) -> bool) -> Vec<T> {
+        let Some(waiting) = self.busy.get_mut(key) else { return Vec::new() };
+        let along = waiting.iter().take_while(|item| may(item)).count();
+        waiting.drain(..along).collect()
+    }
+
+    /// Puts items back to where they were taken from: before all that wait.
+    pub fn put_back(&mut self, key: &str, items: Vec<T>) {
+        if let Some(waiting) = self.busy.get_mut(key) {
+            for item in items.into_iter().rev() {
+                waiting.push_front(item);
+            }
+        }
+    }
+
     /// Empties a lane behind the item being handled.
     pub fn take_waiting(&mut self, key: &str) -> VecDeque<T> {
         self.busy.get_mut(key).map(std::mem::take).unwrap_or_default()
@@ -56,20 +89,46 @@ impl<T> Lanes<T> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::Lanes;
+    use super::{Arrival, Lanes};
 
     #[test]
     fn a_lane_goes_in_order_of_arrival_beside_others() {
         let (a, b) = ("a".into(), "b".into());
-        let mut lanes = Lanes::default();
-        assert_eq!(lanes.arrive(&a, 1), Some(1));
-        assert_eq!(lanes.arrive(&a, 2), None);
-        assert_eq!(lanes.arrive(&b, 3), Some(3));
-        assert_eq!(lanes.arrive(&a, 4), None);
+        let mut lanes = Lanes::new(9);
+        assert_eq!(lanes.arrive(&a, 1), Arrival::Starts(1));
+        assert_eq!(lanes.arrive(&a, 2), Arrival::Waits);
+        assert_eq!(lanes.arrive(&b, 3), Arrival::Starts(3));
+        assert_eq!(lanes.arrive(&a, 4), Arrival::Waits);
         assert_eq!(lanes.finish("a"), Some(2));
         assert_eq!(lanes.take_waiting("a"), [4]);
         assert_eq!(lanes.finish("a"), None);
-        assert_eq!(lanes.arrive(&a, 5), Some(5));
+        assert_eq!(lanes.arrive(&a, 5), Arrival::Starts(5));
+    }
+
+    #[test]
+    fn a_full_lane_takes_no_more_and_others_are_not_kept_out() {
+        let (a, b) = ("a".into(), "b".into());
+        let mut lanes = Lanes::new(2);
+        for item in 1..=3 {
+            lanes.arrive(&a, item);
+        }
+        assert_eq!(lanes.arrive(&a, 4), Arrival::Full(4));
+        assert_eq!(lanes.arrive(&b, 5), Arrival::Starts(5));
+        assert_eq!(lanes.finish("a"), Some(2));
+        assert_eq!(lanes.arrive(&a, 6), Arrival::Waits);
+    }
+
+    #[test]
+    fn those_that_go_along_are_the_next_ones_and_can_be_put_back() {
+        let a = "a".into();
+        let mut lanes = Lanes::new(9);
+        for item in 1..=5 {
+            lanes.arrive(&a, item);
+        }
+        let along = lanes.take_along("a", |item| *item != 4);
+        assert_eq!(along, [2, 3]);
+        lanes.put_back("a", along);
+        assert_eq!(lanes.take_waiting("a"), [2, 3, 4, 5]);
     }
 
     proptest! {
@@ -77,13 +136,13 @@ mod tests {
         fn nothing_is_lost_doubled_overtaken_or_handled_twice_at_once(
             steps in proptest::collection::vec((0_u8..4, any::<bool>()), 0..300),
         ) {
-            let mut lanes = Lanes::default();
+            let mut lanes = Lanes::new(300);
             let mut handling = [None; 4];
             let (mut arrived, mut ended) = ([0; 4], [0; 4]);
             for (lane, arrives) in steps {
                 let (key, lane) = (lane.to_string().into(), usize::from(lane));
                 if arrives {
-                    if let Some(item) = lanes.arrive(&key, arrived[lane]) {
+                    if let Arrival::Starts(item) = lanes.arrive(&key, arrived[lane]) {
                         prop_assert!(handling[lane].replace(item).is_none());
                     }
                     arrived[lane] += 1;

@@ -8,6 +8,8 @@ mod json;
 
 pub mod update;
 
+pub mod version;
+
 pub mod admission;
 
 pub mod request;
@@ -22,6 +24,8 @@ pub mod window;
 pub mod witness;
 
 pub mod lanes;
+pub mod merge;
+pub mod row;
 
 pub mod dead_letter;
 pub mod history;

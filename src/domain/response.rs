@@ -149,6 +149,11 @@ impl Outcome {
         }
     }
 
+    /// Whether the call may still be under way behind what answered, or did not answer, us.
+    pub fn may_be_under_way(self) -> bool {
+        matches!(self, Outcome::TimedOut | Outcome::Interrupted | Outcome::GatewayFailed)
+    }
+
     /// Whether another call at once may help. A timeout has already held its place for long.
     pub fn allows_immediate_retry(self) -> bool {
         matches!(self, Outcome::Failed | Outcome::Interrupted)

@@ -219,7 +219,7 @@ pub struct Slot {
 }
 
 /// The end of a delay, or the latest time there is.
-pub(super) fn after(now: Timestamp, delay: Duration) -> Timestamp {
+pub fn after(now: Timestamp, delay: Duration) -> Timestamp {
     now.checked_add(delay).unwrap_or(Timestamp::MAX)
 }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use regex::Regex;
 use serde_json::Value;
 
-use super::field::{Field, PerField};
+use super::field::{Field, FieldSet, PerField};
 
 /// Field values that passed every rule, trimmed: the same bytes are signed and sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,19 @@ impl Update {
     /// The value of a field, if the update sets it.
     pub fn value(&self, field: Field) -> Option<&str> {
         self.values[field].as_deref()
+    }
+
+    /// The fields that it sets; whose it is is not one of them.
+    pub fn fields(&self) -> FieldSet {
+        let set = self.values().map(|(field, _)| field);
+        set.filter(|field| *field != Field::EntityId).collect()
+    }
+
+    /// An update of the same customer with other values.
+    pub(super) fn with_values(&self, values: PerField<Option<String>>) -> Update {
+        let mut values = values;
+        values[Field::EntityId] = Some(self.entity_id().to_owned());
+        Update { values }
     }
 
     /// Each field the update sends, in the parameter table's order.

@@ -17,12 +17,15 @@ use super::redact::redact;
 use super::response::{Judgement, Outcome, Scope};
 use super::retry::{RetryPolicy, Tier, Tiers, after};
 use super::update::{FieldFault, Update};
+use super::version::MAX_SEQUENCE_BYTES;
 
 /// What is done with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The portal has it: ack.
     Applied,
+    /// The portal has newer values for all its fields, or these very ones: ack.
+    Superseded,
     /// Not for us, by rule: ack.
     Ignored {
         /// The event's type.
@@ -58,6 +61,7 @@ impl Verdict {
     pub fn name(&self) -> &'static str {
         match self {
             Verdict::Applied => "applied",
+            Verdict::Superseded => "superseded",
             Verdict::Ignored { .. } => "ignored",
             Verdict::Retry { .. } => "retry",
             Verdict::Wait { .. } => "wait",
@@ -69,7 +73,10 @@ impl Verdict {
     pub fn tier(&self) -> Option<Tier> {
         match self {
             Verdict::Retry { tier, .. } | Verdict::Wait { tier, .. } => Some(*tier),
-            Verdict::Applied | Verdict::Ignored { .. } | Verdict::DeadLetter(_) => None,
+            Verdict::Applied
+            | Verdict::Superseded
+            | Verdict::Ignored { .. }
+            | Verdict::DeadLetter(_) => None,
         }
     }
 
@@ -78,6 +85,7 @@ impl Verdict {
         match self {
             Verdict::DeadLetter(dead) => Some(dead.reason),
             Verdict::Applied
+            | Verdict::Superseded
             | Verdict::Ignored { .. }
             | Verdict::Retry { .. }
             | Verdict::Wait { .. } => None,
@@ -134,6 +142,23 @@ impl Verdict {
             ..dead
         }
         .into()
+    }
+
+    /// An event whose place among its customer's nobody can tell.
+    pub fn unordered(history: &History) -> Verdict {
+        let detail = "the event has neither time nor sequence, nor the message a timestamp (rule \
+                      order, setting order.missing)";
+        let dead = DeadLetter::unsent(Reason::InvalidEvent, detail, history);
+        DeadLetter { rule: Some("order"), setting: Some("order.missing"), ..dead }.into()
+    }
+
+    /// A sequence that is too long to be kept.
+    pub fn sequence_too_long(history: &History) -> Verdict {
+        let detail = format!(
+            "the event's sequence has more than {MAX_SEQUENCE_BYTES} bytes (rule sequence-length)"
+        );
+        let dead = DeadLetter::unsent(Reason::InvalidEvent, &detail, history);
+        DeadLetter { rule: Some("sequence-length"), ..dead }.into()
     }
 
     /// No dead letter without a witness: an event that has used up its attempts while no other
@@ -421,7 +446,9 @@ mod tests {
                         return Ok(());
                     }
                     Verdict::Applied => return Ok(()),
-                    Verdict::Ignored { .. } => prop_assert!(false, "no call leads here"),
+                    Verdict::Superseded | Verdict::Ignored { .. } => {
+                        prop_assert!(false, "no call leads here");
+                    }
                 }
             }
             prop_assert!(counted < policy.max_attempts);

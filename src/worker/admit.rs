@@ -7,11 +7,16 @@ use opentelemetry::Context;
 use crate::amqp::Delivery;
 use crate::clock;
 use crate::config::Config;
-use crate::domain::admission::{self, Refused};
-use crate::domain::event::CustomerUpdated;
+use crate::domain::admission::{self, Admission, Refused};
 use crate::domain::history::History;
+use crate::domain::redact::cut;
+use crate::domain::row::{Passage, Receipt};
 use crate::domain::update::Update;
 use crate::domain::verdict::Verdict;
+use crate::domain::version::Place;
+
+/// Longest event id in a log line, in bytes.
+const MAX_ID_BYTES: usize = 128;
 
 /// An event that only needs its turn. Boxed wherever it goes: what each task copies is a pointer.
 #[derive(Debug)]
@@ -20,9 +25,31 @@ pub(super) struct Admitted {
     /// Whose lane it goes in.
     pub(super) customer: Arc<str>,
     pub(super) event_id: Option<String>,
-    pub(super) update: Update,
+    pub(super) place: Place,
+    pub(super) update: Arc<Update>,
     pub(super) history: History,
     pub(super) context: Context,
+    /// It was part of a merged call that was refused: now it is tried by itself.
+    pub(super) goes_alone: bool,
+}
+
+impl Admitted {
+    /// Whether it may be sent in one call with others. What an operator or the relay itself has
+    /// sent again goes by itself.
+    pub(super) fn may_merge(&self) -> bool {
+        let is_plain = self.history.passage() == Passage::Newer && self.history.revision == 0;
+        is_plain && !self.goes_alone && !self.delivery.is_forgotten()
+    }
+
+    /// The event's id, as long as a log line has room for.
+    pub(super) fn log_id(&self) -> Option<&str> {
+        self.event_id.as_deref().map(|id| cut(id, MAX_ID_BYTES))
+    }
+
+    pub(super) fn receipt(&self) -> Receipt {
+        let is_redelivery = self.delivery.message().is_redelivery();
+        Receipt { told: self.history.receipt, is_redelivery }
+    }
 }
 
 /// A delivery that ends without a call.
@@ -41,11 +68,16 @@ pub(super) fn admit(
     delivery: Delivery,
 ) -> Result<Box<Admitted>, Box<Ended>> {
     match read(config, work_queue, &delivery) {
-        Ok((event, update, history)) => {
-            let context = delivery.message().trace_context();
-            let (customer, event_id) = (update.entity_id().into(), event.id);
-            Ok(Box::new(Admitted { delivery, customer, event_id, update, history, context }))
-        }
+        Ok((Admission { event, place, update }, history)) => Ok(Box::new(Admitted {
+            context: delivery.message().trace_context(),
+            customer: update.entity_id().into(),
+            event_id: event.id,
+            place,
+            update: Arc::new(update),
+            history,
+            delivery,
+            goes_alone: false,
+        })),
         Err(refused) => {
             let Refused { verdict, customer } = *refused;
             Err(Box::new(Ended { delivery, verdict, customer }))
@@ -57,7 +89,7 @@ fn read(
     config: &Config,
     work_queue: &str,
     delivery: &Delivery,
-) -> Result<(CustomerUpdated, Update, History), Box<Refused>> {
+) -> Result<(Admission, History), Box<Refused>> {
     let now = clock::now();
     let message = delivery.message();
     let history = message
@@ -67,6 +99,6 @@ fn read(
     let mut envelope = message.envelope(work_queue);
     // Published by hand straight to the work queue: nothing but the queue says what it is.
     envelope.kind = envelope.kind.or(rules.mapping.default_type());
-    let (event, update) = admission::admit(&envelope, &history, rules, &config.retry.tiers, now)?;
-    Ok((event, update, history))
+    let admission = admission::admit(&envelope, &history, rules, &config.retry.tiers, now)?;
+    Ok((admission, history))
 }

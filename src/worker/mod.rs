@@ -4,10 +4,12 @@
 mod admit;
 mod fuse;
 mod gate;
+mod group;
 mod handle;
 mod report;
 mod session;
 mod settle;
+mod start;
 mod witness;
 
 use std::sync::atomic::AtomicBool;
@@ -21,15 +23,18 @@ use crate::amqp::{Delivery, Publisher};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::fuse::Fuse;
-use crate::domain::lanes::Lanes;
-use crate::domain::retry::Tier;
+use crate::domain::lanes::{Arrival, Lanes};
+use crate::domain::retry::after;
 use crate::domain::verdict::Verdict;
+use crate::ledger::{Change, Ledger};
 use crate::portal::{Keyring, Portal};
 use admit::Admitted;
 use gate::Gate;
+use group::{Group, Member};
 pub use report::Report;
 use report::Tally;
 pub use session::StartError;
+use settle::End;
 use witness::Controls;
 
 /// Messages under way at once to retry tiers and the dead-letter queue.
@@ -46,6 +51,7 @@ struct Worker {
     keyring: Keyring,
     publisher: Publisher,
     lanes: Mutex<Lanes<Box<Admitted>>>,
+    ledger: Ledger,
     gate: Gate,
     controls: Controls,
     fuse: Mutex<Fuse>,
@@ -68,12 +74,16 @@ pub async fn run(
 ) -> Result<Report, StartError> {
     let portal = Portal::try_new(&config.portal).map_err(StartError::Portal)?;
     let keyring = Keyring::try_new(&config.portal).map_err(StartError::Portal)?;
+    let Some(ledger) = start::open_ledger(&config, &stop).await? else {
+        return Ok(Report::default());
+    };
     let worker = Arc::new(Worker {
         portal,
         keyring,
         work_queue: config.broker.topology.work_queue(),
         publisher: Publisher::new(config.broker.broker.clone(), PUBLISH_WIDTH),
-        lanes: Mutex::default(),
+        lanes: Mutex::new(Lanes::new(lane_limit(&config))),
+        ledger,
         gate: Gate::new(&config),
         controls: Controls::new(config.portal.probe_customer.clone()),
         fuse: Mutex::default(),
@@ -89,8 +99,14 @@ pub async fn run(
         ended = session::consume_until_stopped(&worker) => ended?,
         () = watch_credentials(&worker) => {}
         () = keep_time(&worker) => {}
+        () = start::watch_ledger(&worker) => {}
     }
     Ok(worker.tally.report())
+}
+
+/// One customer may have a quarter of all deliveries in hand.
+fn lane_limit(config: &Config) -> usize {
+    usize::from(config.broker.prefetch / 4).max(1)
 }
 
 /// Lets calls pass when their time has come. Never ends.
@@ -127,9 +143,13 @@ impl Worker {
             Ok(admitted) => {
                 self.passed(&admitted.customer);
                 let customer = Arc::clone(&admitted.customer);
-                let start = self.with_lanes(|lanes| lanes.arrive(&customer, admitted));
-                if let Some(admitted) = start {
-                    self.start_lane(admitted);
+                match self.with_lanes(|lanes| lanes.arrive(&customer, admitted)) {
+                    Arrival::Starts(admitted) => self.start_lane(admitted),
+                    Arrival::Waits => {}
+                    Arrival::Full(admitted) => {
+                        let worker = Arc::clone(self);
+                        self.tasks.spawn(async move { worker.hand_back(admitted).await });
+                    }
                 }
             }
             Err(ended) => {
@@ -137,7 +157,9 @@ impl Worker {
                 self.tasks.spawn(async move {
                     let admit::Ended { delivery, verdict, customer } = *ended;
                     worker.refused(&verdict, customer.as_deref());
-                    worker.settle(delivery, verdict).await;
+                    let key = customer.map(|customer| worker.ledger.key(&customer));
+                    let change = Change { customer: key, at: clock::now(), ..Change::default() };
+                    worker.settle(vec![End::new(delivery, verdict, None)], change).await;
                 });
             }
         }
@@ -158,15 +180,85 @@ impl Worker {
         }
     }
 
-    /// Puts an event into a retry tier, and those that wait behind it after it, untried, so that
-    /// they do not overtake it. An event that arrives only now does not follow: it may be the very
-    /// message, back already.
-    async fn postpone_lane(&self, head: Delivery, customer: &str, tier: Tier, verdict: Verdict) {
-        let waiting = self.with_lanes(|lanes| lanes.take_waiting(customer));
-        self.settle(head, verdict).await;
-        for follower in waiting {
-            let Admitted { delivery, history, .. } = *follower;
-            self.settle(delivery, Verdict::Wait { tier, history }).await;
+    /// Ends a turn: what the portal has is recorded, each event goes where its verdict says, and if
+    /// the first one goes to a retry tier, those that wait behind it follow untried, so that they do
+    /// not overtake it. An event that arrives only now does not follow: it may be the very message,
+    /// back already.
+    async fn end_turn(&self, mut group: Group, customer: &str, verdicts: Vec<Verdict>) {
+        let now = clock::now();
+        if verdicts.contains(&Verdict::Applied) {
+            group.record(now);
+        }
+        let superseded = verdicts.iter().filter(|verdict| **verdict == Verdict::Superseded).count();
+        for _ in 0..superseded {
+            group.count_superseded();
+        }
+        for (member, verdict) in group.members.iter().zip(&verdicts) {
+            if matches!(verdict, Verdict::Applied | Verdict::Superseded) {
+                self.tally.withheld(member.withheld().len());
+            }
+            if *verdict == Verdict::Superseded {
+                log_superseded(&group, member);
+            }
+        }
+        let change = group.change(now);
+        let tier = verdicts.first().and_then(Verdict::tier);
+        let mut ends: Vec<End> = Vec::with_capacity(verdicts.len());
+        let tiers = &self.config.retry.tiers;
+        for (member, verdict) in group.members.into_iter().zip(verdicts) {
+            let event = &member.version.place.event;
+            let danger = match verdict {
+                Verdict::Applied => group.row.endangered(event, now),
+                _ => None,
+            };
+            let Admitted { delivery, history, .. } = *member.admitted;
+            let resend =
+                danger.map(|left| (tiers.at_least(left), history.resend(after(now, left))));
+            ends.push(End { delivery, verdict, event: Some(member.version.place.event), resend });
+        }
+        if let Some(tier) = tier {
+            for follower in self.with_lanes(|lanes| lanes.take_waiting(customer)) {
+                let Admitted { delivery, history, place, .. } = *follower;
+                ends.push(End::new(delivery, Verdict::Wait { tier, history }, Some(place.event)));
+            }
+        }
+        self.settle(ends, change).await;
+    }
+
+    /// Hands an event back, and those behind it, without looking at it: not its customer's turn.
+    async fn hand_back_lane(&self, head: Box<Admitted>) {
+        let customer = Arc::clone(&head.customer);
+        self.hand_back(head).await;
+        for follower in self.with_lanes(|lanes| lanes.take_waiting(&customer)) {
+            self.hand_back(follower).await;
+        }
+    }
+
+    async fn hand_back(&self, admitted: Box<Admitted>) {
+        let Admitted { delivery, history, place, customer, .. } = *admitted;
+        let verdict = Verdict::hand_back(&self.config.retry.tiers, history);
+        let change = Change {
+            customer: Some(self.ledger.key(&customer)),
+            at: clock::now(),
+            ..Change::default()
+        };
+        self.settle(vec![End::new(delivery, verdict, Some(place.event))], change).await;
+    }
+
+    /// Ends a turn whose first delivery was forgotten: the others wait for another one.
+    async fn give_up(&self, group: Group, customer: &str) {
+        let change = group.change(clock::now());
+        let mut others = Vec::new();
+        for member in group.members {
+            if member.admitted.delivery.is_forgotten() {
+                self.tally.forgotten();
+            } else {
+                others.push(member.admitted);
+            }
+        }
+        self.with_lanes(|lanes| lanes.put_back(customer, others));
+        if !change.is_empty() {
+            self.ledger.commit(change).await;
         }
     }
 
@@ -186,9 +278,30 @@ impl Worker {
             field_order = %self.config.portal.field_order,
             "field policies in force"
         );
-        tracing::warn!(
-            "ledger.url is \"none\": an update that waits for a retry can overwrite a newer one of \
-             the same customer"
-        );
+        match self.ledger.about() {
+            Some(about) => tracing::info!(
+                ledger = %self.config.ledger.target,
+                ledger_id = %about.id,
+                order_by = ?self.config.order_by,
+                merges = self.config.worker.merges,
+                "no update overwrites a newer one"
+            ),
+            None => tracing::warn!(
+                "ledger.url is \"none\": an update that waits for a retry can overwrite a newer one \
+                 of the same customer"
+            ),
+        }
     }
+}
+
+fn log_superseded(group: &Group, member: &Member) {
+    let newer = group.superseding(member).map(|version| &version.place);
+    tracing::info!(
+        event_id = member.admitted.log_id(),
+        is_duplicate = group.row.owns(&member.version),
+        by_event = newer.map(|place| place.event.as_str()),
+        by_time = newer.and_then(|place| place.time).map(|time| time.to_string()),
+        by_sequence = newer.and_then(|place| place.sequence.as_ref()).map(ToString::to_string),
+        "superseded: the portal has newer values, or these very ones"
+    );
 }

@@ -6,10 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::domain::verdict::Verdict;
 
 /// How the deliveries of one run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Applied at the portal.
     pub applied: u64,
+    /// Nothing was newer than what the portal has: no call.
+    pub superseded: u64,
+    /// Fields that were kept from overwriting newer values, in all events.
+    pub withheld_fields: u64,
     /// Dropped by rule.
     pub ignored: u64,
     /// To a retry tier, an attempt counted.
@@ -26,10 +30,12 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { applied, ignored, retried, waiting, dead, doubled, forgotten } = self;
+        let Report { applied, superseded, withheld_fields, ignored, retried, .. } = self;
+        let Report { waiting, dead, doubled, forgotten, .. } = self;
         write!(
             f,
-            "{applied} applied, {ignored} ignored, {retried} to a retry, {waiting} to wait or \
+            "{applied} applied, {superseded} superseded ({withheld_fields} fields withheld), \
+             {ignored} ignored, {retried} to a retry, {waiting} to wait or \
              handed back, {dead} dead letters; {doubled} settled but not acked, {forgotten} left \
              to redelivery"
         )
@@ -40,6 +46,8 @@ impl fmt::Display for Report {
 pub(super) struct Tally {
     received: AtomicU64,
     applied: AtomicU64,
+    superseded: AtomicU64,
+    withheld_fields: AtomicU64,
     ignored: AtomicU64,
     retried: AtomicU64,
     waiting: AtomicU64,
@@ -52,6 +60,7 @@ impl Tally {
     pub(super) fn settled(&self, verdict: &Verdict) {
         let count = match verdict {
             Verdict::Applied => &self.applied,
+            Verdict::Superseded => &self.superseded,
             Verdict::Ignored { .. } => &self.ignored,
             Verdict::Retry { .. } => &self.retried,
             Verdict::Wait { .. } => &self.waiting,
@@ -69,6 +78,10 @@ impl Tally {
         self.received.load(Ordering::Relaxed)
     }
 
+    pub(super) fn withheld(&self, fields: usize) {
+        self.withheld_fields.fetch_add(fields as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn doubled(&self) {
         self.doubled.fetch_add(1, Ordering::Relaxed);
     }
@@ -81,6 +94,8 @@ impl Tally {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Report {
             applied: read(&self.applied),
+            superseded: read(&self.superseded),
+            withheld_fields: read(&self.withheld_fields),
             ignored: read(&self.ignored),
             retried: read(&self.retried),
             waiting: read(&self.waiting),

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Worker, gate};
+use super::{Worker, gate, start};
 use crate::amqp::topology::{self, Finding};
 use crate::amqp::{AmqpError, Deliveries, Link, Seen, Watch};
 use crate::clock;
 use crate::config::Declare;
 use crate::domain::gate::Intake;
+use crate::ledger::LedgerError;
 use crate::pauses::Pauses;
 
 /// Between two looks at orders and the broker's health.
@@ -26,15 +27,32 @@ pub enum StartError {
     /// The broker's queues are not what the relay needs.
     #[error("the broker's topology does not fit:\n{}", lines(.0))]
     Topology(Vec<Finding>),
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(LedgerError),
+    /// The ledger is not the one that the work queue is fenced by.
+    #[error(
+        "this work queue is fenced by the ledger {known}, but ledger.url names the ledger {own}: \
+         name the right one, or if it is lost, accept this one with `customer-relay ledger adopt` \
+         (what was applied before is then not known, and dead letters older than it are unfenced)"
+    )]
+    ForeignLedger {
+        /// The id at the broker.
+        known: String,
+        /// That of the configured ledger.
+        own: String,
+    },
 }
 
 fn lines(findings: &[Finding]) -> String {
     findings.iter().map(|finding| format!("  {finding}")).collect::<Vec<_>>().join("\n")
 }
 
-enum OpenError {
+/// Why there is no session.
+pub(super) enum OpenError {
     Broker(AmqpError),
     Topology(Vec<Finding>),
+    ForeignLedger { known: String, own: String },
 }
 
 impl From<AmqpError> for OpenError {
@@ -66,6 +84,13 @@ pub(super) async fn consume_until_stopped(worker: &Arc<Worker>) -> Result<(), St
             }
             Err(OpenError::Topology(faults)) => {
                 tracing::error!("the broker's topology does not fit:\n{}", lines(&faults));
+            }
+            Err(OpenError::ForeignLedger { known, own }) => {
+                let error = StartError::ForeignLedger { known, own };
+                if !has_started {
+                    return Err(error);
+                }
+                tracing::error!(%error);
             }
             Err(OpenError::Broker(error)) => tracing::warn!(%error, "no session with the broker"),
         }
@@ -105,9 +130,11 @@ async fn open(worker: &Worker) -> Result<Session, OpenError> {
     Ok(session)
 }
 
-/// Looks that the queues are there, and what operators have ordered.
+/// Looks that the queues are there, waits to be the active relay, and looks what operators have
+/// ordered.
 async fn prepare(worker: &Worker, link: &Link) -> Result<Watch, OpenError> {
     ensure_topology(worker, link).await?;
+    start::claim(worker, link).await?;
     let watch = Watch::open(link, &worker.config.broker.topology).await?;
     obey(worker, watch.look().await?);
     Ok(watch)

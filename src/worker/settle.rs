@@ -1,4 +1,5 @@
-//! Carries a verdict out: publish, wait for the confirm, then ack. Never the other way round.
+//! Carries verdicts out: publish and wait for the confirm, record, then ack. Never the other way
+//! round: a crash between any two leaves what the redelivery repairs.
 
 use uuid::Uuid;
 
@@ -9,36 +10,99 @@ use crate::config::Declare;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::field::Field;
 use crate::domain::history::History;
-use crate::domain::retry::Tier;
+use crate::domain::redact::cut;
+use crate::domain::retry::{Tier, after};
 use crate::domain::verdict::Verdict;
+use crate::domain::version::MAX_EVENT_BYTES;
+use crate::ledger::{Change, Committed, DeadNote, Note, PendingNote};
 use crate::pauses::Pauses;
 
+/// How one delivery ends.
+pub(super) struct End {
+    pub(super) delivery: Delivery,
+    pub(super) verdict: Verdict,
+    /// Which event it is, in the ledger's words; `None` if the message is none.
+    pub(super) event: Option<String>,
+    /// It was applied, and goes to this tier to be applied again: an older call may undo it.
+    pub(super) resend: Option<(Tier, History)>,
+}
+
+impl End {
+    pub(super) fn new(delivery: Delivery, verdict: Verdict, event: Option<String>) -> End {
+        End { delivery, verdict, event, resend: None }
+    }
+}
+
 impl Worker {
-    /// Ends a delivery.
-    pub(super) async fn settle(&self, delivery: Delivery, verdict: Verdict) {
-        // The rare ends are boxed: an event that is applied should not carry their size along.
-        let is_durable = match &verdict {
-            Verdict::Applied => true,
+    /// Ends deliveries of one customer: what the broker must have is confirmed, then one commit of
+    /// the ledger, then the acks.
+    pub(super) async fn settle(&self, ends: Vec<End>, mut change: Change) {
+        let mut durable = Vec::with_capacity(ends.len());
+        for end in ends {
+            if self.take_effect(&end, &mut change).await {
+                durable.push(end);
+            } else {
+                self.tally.forgotten();
+            }
+        }
+        if !change.is_empty() && self.ledger.about().is_some() {
+            let spare = Change { row: None, lease: None, ..change.clone() };
+            if self.ledger.commit(change).await == Committed::LeaseLost {
+                Box::pin(self.after_lost_lease(&mut durable, spare)).await;
+            }
+        }
+        for end in durable {
+            match end.delivery.ack().await {
+                Ok(()) => self.tally.settled(&end.verdict),
+                Err(forgotten) => {
+                    self.tally.doubled();
+                    tracing::warn!(verdict = end.verdict.name(), "{forgotten}");
+                }
+            }
+        }
+    }
+
+    /// Makes an end durable at the broker, as far as it has anything to do with it; false if the
+    /// delivery was forgotten before. The rare ends are boxed: an event that is applied should not
+    /// carry their size along.
+    async fn take_effect(&self, end: &End, change: &mut Change) -> bool {
+        let End { delivery, verdict, event, resend } = end;
+        let message = delivery.message();
+        change.notes.extend(message.dead_id().map(|dead_id| Note::Replayed { dead_id }));
+        let tier = match verdict {
+            Verdict::Applied => match resend {
+                Some((tier, history)) => Some((*tier, history)),
+                None => None,
+            },
+            Verdict::Superseded => None,
             Verdict::Ignored { kind } => {
                 tracing::debug!(kind, "ignored by broker.other_types");
-                true
+                None
             }
             Verdict::Retry { tier, history } | Verdict::Wait { tier, history } => {
-                Box::pin(self.postpone(&delivery, *tier, history)).await
+                Some((*tier, history))
             }
-            Verdict::DeadLetter(dead) => Box::pin(self.bury(&delivery, dead)).await,
+            Verdict::DeadLetter(dead) => {
+                let note = Box::pin(self.bury(delivery, dead, event.as_deref())).await;
+                let is_durable = note.is_some();
+                change.notes.extend(note.map(Note::Dead));
+                if !is_durable {
+                    return false;
+                }
+                None
+            }
         };
-        if !is_durable {
-            self.tally.forgotten();
-            return;
-        }
-        match delivery.ack().await {
-            Ok(()) => self.tally.settled(&verdict),
-            Err(forgotten) => {
-                self.tally.doubled();
-                tracing::warn!(verdict = verdict.name(), "{forgotten}");
+        if let Some((tier, history)) = tier {
+            if !Box::pin(self.postpone(delivery, tier, history)).await {
+                return false;
             }
+            if let (Some(event), Some(_)) = (event, change.customer) {
+                change.notes.push(pending(event, tier, history));
+            }
+        } else if let Some(event) = event.as_ref().filter(|_| message.came_back()) {
+            change.notes.push(Note::Settled { event: event.clone() });
         }
+        true
     }
 
     async fn postpone(&self, delivery: &Delivery, tier: Tier, history: &History) -> bool {
@@ -46,24 +110,67 @@ impl Worker {
         self.publish(delivery, &queue, || delivery.message().onward(history)).await
     }
 
-    async fn bury(&self, delivery: &Delivery, dead: &DeadLetter) -> bool {
+    async fn bury(
+        &self,
+        delivery: &Delivery,
+        dead: &DeadLetter,
+        event: Option<&str>,
+    ) -> Option<DeadNote> {
         let queue = self.config.broker.topology.dead_queue();
-        let (id, now) = (Uuid::now_v7(), clock::now());
+        let (dead_id, died) = (Uuid::now_v7(), clock::now());
         let message = delivery.message();
-        let published = self.publish(delivery, &queue, || message.buried(dead, id, now)).await;
-        if published {
-            tracing::warn!(
-                message_id = message.id(),
-                dead_id = %id,
-                reason = dead.reason.name(),
-                field = dead.field.map(Field::name),
-                rule = dead.rule,
-                setting = dead.setting,
-                detail = dead.detail,
-                "dead letter"
-            );
+        if !self.publish(delivery, &queue, || message.buried(dead, dead_id, died)).await {
+            return None;
         }
-        published
+        tracing::warn!(
+            message_id = message.id(),
+            %dead_id,
+            reason = dead.reason.name(),
+            field = dead.field.map(Field::name),
+            rule = dead.rule,
+            setting = dead.setting,
+            detail = dead.detail,
+            "dead letter"
+        );
+        Some(DeadNote {
+            dead_id,
+            event: event.or(message.id()).map(|id| cut(id, MAX_EVENT_BYTES).to_owned()),
+            reason: dead.reason.name().to_owned(),
+            field: dead.field.map(|field| field.name().to_owned()),
+            rule: dead.rule.map(str::to_owned),
+            http_status: dead.http_status,
+            portal_status: dead.portal_status,
+            attempts: dead.history.attempts,
+            died,
+        })
+    }
+
+    /// The customer was another relay's before the commit: what was applied here is judged again,
+    /// against what that one has recorded. What the broker has taken stands.
+    async fn after_lost_lease(&self, durable: &mut Vec<End>, mut change: Change) {
+        tracing::warn!("a lease ran out during a call; its events are tried again");
+        change.notes.retain(|note| !matches!(note, Note::Settled { .. }));
+        let mut handed_back = Vec::with_capacity(durable.len());
+        for mut end in durable.drain(..) {
+            let history = match (&end.verdict, &end.resend) {
+                (Verdict::Applied, None) => end.delivery.message().history(clock::now()).ok(),
+                _ => None,
+            };
+            if let Some(history) = history {
+                let history = History { ambiguous: true, ..history };
+                let tier = self.config.retry.tiers.shortest();
+                if !self.postpone(&end.delivery, tier, &history).await {
+                    self.tally.forgotten();
+                    continue;
+                }
+                end.verdict = Verdict::Wait { tier, history };
+            }
+            handed_back.push(end);
+        }
+        *durable = handed_back;
+        if !change.is_empty() {
+            self.ledger.commit(change).await;
+        }
     }
 
     /// Publishes until the broker has the message, however long that takes, or until the delivery
@@ -116,4 +223,14 @@ impl Worker {
             Err(error) => tracing::warn!(%error, "the topology could not be repaired"),
         }
     }
+}
+
+fn pending(event: &str, tier: Tier, history: &History) -> Note {
+    let due = after(clock::now(), tier.delay());
+    Note::Pending(PendingNote {
+        event: event.to_owned(),
+        attempts: history.attempts,
+        due: history.not_before.map_or(due, |not_before| not_before.max(due)),
+        reason: history.last_reason.clone().unwrap_or_else(|| "handed-back".to_owned()),
+    })
 }

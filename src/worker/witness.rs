@@ -10,15 +10,20 @@ use opentelemetry::Context;
 
 use super::Worker;
 use super::admit::Admitted;
+use super::group::Group;
 use super::handle::Attempt;
 use crate::clock;
 use crate::domain::dead_letter::{DeadLetter, Reason};
+use crate::domain::field::FieldSet;
 use crate::domain::gate::Ruling;
 use crate::domain::history::History;
-use crate::domain::response::Outcome;
+use crate::domain::response::{Outcome, Scope};
+use crate::domain::retry::after;
 use crate::domain::update::Update;
 use crate::domain::verdict::Verdict;
+use crate::domain::version::Version;
 use crate::domain::witness::Doubt;
+use crate::ledger::{Change, Opening};
 
 /// Updates kept that were applied, each of another customer.
 const KEPT: usize = 4;
@@ -35,9 +40,17 @@ pub(super) struct Controls {
     one: tokio::sync::Mutex<()>,
 }
 
+/// An update that may be sent again as long as it is its customer's newest.
+#[derive(Clone)]
+struct Control {
+    update: Arc<Update>,
+    /// What it consisted of.
+    versions: Vec<(Version, FieldSet)>,
+}
+
 #[derive(Default)]
 struct Applied {
-    updates: VecDeque<(Arc<str>, Arc<Update>)>,
+    updates: VecDeque<(Arc<str>, Control)>,
     remembered_at: Option<Instant>,
 }
 
@@ -48,10 +61,15 @@ impl Controls {
     }
 
     /// An update was applied.
-    pub(super) fn remember(&self, customer: &Arc<str>, update: Update) {
+    pub(super) fn remember(&self, group: &Group, update: Arc<Update>) {
+        let customer = &group.head().customer;
+        let control = || {
+            let parts = group.members.iter().map(|member| (member.version.clone(), member.share));
+            Control { update, versions: parts.collect() }
+        };
         let mut applied = self.lock();
         if let Some(known) = applied.updates.iter_mut().find(|(known, _)| known == customer) {
-            known.1 = Arc::new(update);
+            known.1 = control();
             return;
         }
         let now = clock::instant();
@@ -62,7 +80,7 @@ impl Controls {
         if applied.updates.len() == KEPT {
             applied.updates.pop_front();
         }
-        applied.updates.push_back((Arc::clone(customer), Arc::new(update)));
+        applied.updates.push_back((Arc::clone(customer), control()));
     }
 
     /// A later update of this customer may have been applied: the kept one is not to be sent again.
@@ -71,13 +89,16 @@ impl Controls {
     }
 
     /// What to send, best first. Asked again, another one is first.
-    fn candidates(&self) -> Vec<(Arc<str>, Arc<Update>)> {
+    fn candidates(&self) -> Vec<(Arc<str>, Control)> {
         let mut applied = self.lock();
         if let Some(latest) = applied.updates.pop_back() {
             applied.updates.push_front(latest);
         }
         let probe = self.probe_customer.iter();
-        let probe = probe.map(|update| (update.entity_id().into(), Arc::clone(update)));
+        let probe = probe.map(|update| {
+            let control = Control { update: Arc::clone(update), versions: Vec::new() };
+            (update.entity_id().into(), control)
+        });
         probe.chain(applied.updates.iter().rev().cloned()).collect()
     }
 
@@ -104,11 +125,10 @@ impl Worker {
         self: &Arc<Self>,
         admitted: &Admitted,
         attempt: &Attempt,
-        history: &History,
         verdict: Verdict,
         is_again: &mut bool,
     ) -> Option<Verdict> {
-        let customer = &admitted.customer;
+        let (customer, history) = (&admitted.customer, &admitted.history);
         let is_rejection = match needs_witness(&verdict, attempt.judgement.outcome) {
             Needs::Nothing => return Some(verdict),
             Needs::CertainWitness => true,
@@ -191,23 +211,55 @@ impl Worker {
         let free = candidates
             .into_iter()
             .find(|(customer, _)| self.with_lanes(|lanes| lanes.reserve(customer)));
-        let Some((customer, update)) = free else { return Controlled::Busy };
-        if let Some(permit) = self.gate.pass_control() {
-            let context = Context::new();
-            self.gate.keep_rate().await;
-            tokio::select! {
-                attempt = self.call_once(&customer, &update, &context) => {
-                    let outcome = attempt.judgement.outcome;
-                    tracing::info!(outcome = outcome.name(), "control call");
-                    permit.end(&attempt.call, &attempt.judgement);
-                }
-                () = self.cut.cancelled() => {}
-            }
-        }
+        let Some((customer, control)) = free else { return Controlled::Busy };
+        let controlled = self.send_again(&customer, &control).await;
         if let Some(next) = self.with_lanes(|lanes| lanes.finish(&customer)) {
             self.start_lane(next);
         }
-        Controlled::Known
+        controlled
+    }
+
+    /// Another relay may have applied something newer, or have the customer just now: the ledger
+    /// knows.
+    async fn send_again(&self, customer: &Arc<str>, control: &Control) -> Controlled {
+        let key = self.ledger.key(customer);
+        let opening = tokio::select! {
+            opening = self.ledger.open(key) => opening,
+            () = self.cut.cancelled() => return Controlled::Busy,
+        };
+        let Opening::Ours(mut opened) = opening else { return Controlled::Busy };
+        let is_newest = |(version, fields): &(Version, FieldSet)| {
+            fields.iter().all(|field| opened.row.newest(field) == Some(version))
+        };
+        let is_newest =
+            self.ledger.about().is_none() || control.versions.iter().all(is_newest);
+        let mut may_be_under_way = false;
+        if !is_newest {
+            self.controls.forget(customer);
+        } else if let Some(permit) = self.gate.pass_control() {
+            let context = Context::new();
+            self.gate.keep_rate().await;
+            tokio::select! {
+                attempt = self.call_once(customer, &control.update, &context) => {
+                    let outcome = attempt.judgement.outcome;
+                    tracing::info!(outcome = outcome.name(), "control call");
+                    may_be_under_way = attempt.may_be_under_way;
+                    permit.end(&attempt.call, &attempt.judgement);
+                }
+                () = self.cut.cancelled() => may_be_under_way = true,
+            }
+        }
+        let at = clock::now();
+        if may_be_under_way {
+            opened.row.mark(None, after(at, self.config.portal.settle_after), at);
+        }
+        let row = may_be_under_way.then(|| opened.row.pack());
+        let change = Change { customer: Some(key), row, lease: opened.lease, at, ..Change::default() };
+        if !change.is_empty() {
+            // A lease that was lost has somebody else know that a call may be under way.
+            self.ledger.commit(change).await;
+        }
+        if is_newest { Controlled::Known } else { Controlled::Busy }
     }
 
     fn unwitnessed(&self, verdict: Verdict, attempt: &Attempt, history: &History) -> Verdict {
@@ -227,6 +279,13 @@ impl Worker {
             other => other,
         }
     }
+}
+
+/// Whether the end of a merged call can be the end of each of its events: it is nobody's own fault.
+pub(super) fn verdict_stands(verdict: &Verdict, outcome: Outcome) -> bool {
+    let is_final = matches!(verdict, Verdict::DeadLetter(_));
+    let is_own = outcome.scope() == Some(Scope::Message);
+    !is_final && !is_own && matches!(needs_witness(verdict, outcome), Needs::Nothing)
 }
 
 /// What must be shown before a verdict stands.

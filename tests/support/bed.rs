@@ -33,6 +33,7 @@ pub struct Bed {
     cleanups: TaskTracker,
     outputs: Mutex<Vec<Output>>,
     is_finished: bool,
+    state: tempfile::TempDir,
 }
 
 impl Bed {
@@ -49,7 +50,10 @@ impl Bed {
         let prefix = format!("test-{}-{count}-{}", std::process::id(), name.replace("::", "-"));
         let prefix = prefix[..prefix.len().min(120)].to_owned();
         let simulator = Simulator::start(simulator_args).await?;
+        let state = tempfile::tempdir()?;
         let mut settings = Settings::new(url, &prefix, &simulator);
+        let ledger = format!("sqlite:{}", state.path().join("ledger.db").display());
+        settings.set("ledger.url", &ledger).set("portal.settle_after", "400ms");
         // Every tier is a queue to be declared and deleted again: five are enough for most tests.
         settings.set("retry.max_delay", "400ms").set("log.filter", "info,lapin=off");
         Ok(Bed {
@@ -62,7 +66,13 @@ impl Bed {
             cleanups,
             outputs: Mutex::default(),
             is_finished: false,
+            state,
         })
+    }
+
+    /// Where the bed's ledger and other files are.
+    pub fn state(&self) -> &std::path::Path {
+        self.state.path()
     }
 
     /// The CRM's exchange.

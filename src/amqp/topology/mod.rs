@@ -25,7 +25,7 @@ pub struct Topology {
     pub exchange: String,
     /// What the work queue is bound by.
     pub routing_key: String,
-    /// The relay's queues: work, dead, three small ones, then the retry tiers.
+    /// The relay's queues: work, dead, four small ones, then the retry tiers.
     pub queues: Vec<Queue>,
     prefix: String,
 }
@@ -127,8 +127,24 @@ impl Topology {
         format!("{}.pulse", self.prefix)
     }
 
-    fn small_queues(&self) -> [String; 3] {
-        [self.paused_queue(), self.accepts_rejections_queue(), self.pulse_queue()]
+    /// Holds one message: which ledger this work queue is fenced by.
+    pub fn ledger_id_queue(&self) -> String {
+        format!("{}.ledger-id", self.prefix)
+    }
+
+    /// Held by the connection of the one active relay, where only one may be. Nobody declares it
+    /// beforehand: it goes with that connection.
+    pub fn active_queue(&self) -> String {
+        format!("{}.active", self.prefix)
+    }
+
+    fn small_queues(&self) -> [String; 4] {
+        [
+            self.paused_queue(),
+            self.accepts_rejections_queue(),
+            self.pulse_queue(),
+            self.ledger_id_queue(),
+        ]
     }
 
     /// Where messages wait out one delay.
@@ -195,6 +211,7 @@ mod tests {
                 "relay.paused",
                 "relay.accepts-rejections",
                 "relay.pulse",
+                "relay.ledger-id",
                 "relay.retry.1000ms",
                 "relay.retry.1500ms",
                 "relay.retry.2000ms"

@@ -76,7 +76,7 @@ pub enum Intake {
     Full,
     /// One at a time: what is to be the next probe.
     One,
-    /// None: paused by an operator.
+    /// None: paused by an operator, or nothing could be recorded.
     Nothing,
 }
 
@@ -105,6 +105,8 @@ pub struct Gate {
     /// After an outage, until those that were held have had their turn.
     is_recovering: bool,
     is_paused: bool,
+    /// Nothing could be recorded: no calls.
+    lacks_ledger: bool,
     accepts_rejections: bool,
 }
 
@@ -121,6 +123,7 @@ impl Gate {
             under_way: 0,
             is_recovering: false,
             is_paused: false,
+            lacks_ledger: false,
             accepts_rejections: false,
             policy,
         }
@@ -163,7 +166,7 @@ impl Gate {
 
     /// How many deliveries the broker should give us.
     pub fn intake(&self) -> Intake {
-        if self.is_paused {
+        if self.is_stopped() {
             Intake::Nothing
         } else if self.breaker.state() == State::Closed && !self.is_recovering {
             Intake::Full
@@ -188,7 +191,7 @@ impl Gate {
 
     /// Whether a call may be made now, if somebody waits.
     pub fn is_ready(&self, now: Instant) -> bool {
-        !self.is_paused
+        !self.is_stopped()
             && match self.breaker.state() {
                 State::Closed => {
                     self.throttle.closed_until(now).is_none()
@@ -219,7 +222,7 @@ impl Gate {
             Some(Testimony::WellNow) => return Some(Ruling::Hold),
             None => {}
         }
-        if self.is_paused || self.breaker.state() != State::Closed {
+        if self.is_stopped() || self.breaker.state() != State::Closed {
             Some(Ruling::Hold)
         } else {
             self.breaker.is_everybody().then_some(Ruling::Ask)
@@ -259,7 +262,7 @@ impl Gate {
 
     /// When [`is_ready`](Self::is_ready) may change by the passing of time alone.
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
-        if self.is_paused || !self.has_waiting() {
+        if self.is_stopped() || !self.has_waiting() {
             return None;
         }
         match self.breaker.state() {
@@ -273,7 +276,7 @@ impl Gate {
     /// Lets a control call pass, whatever waits. `None` if there is nothing to find out.
     pub fn admit_control(&mut self, now: Instant) -> Option<Pass> {
         let pass = match self.breaker.state() {
-            _ if self.is_paused => return None,
+            _ if self.is_stopped() => return None,
             State::Closed if self.throttle.closed_until(now).is_some() => return None,
             State::Closed => Pass::Control,
             State::Open { probe_at, .. }
@@ -290,7 +293,7 @@ impl Gate {
 
     /// Whether the probe that is due should be a control call.
     pub fn wants_control(&self, now: Instant) -> bool {
-        !self.is_paused && self.has_waiting() && self.breaker.prefers_control(now)
+        !self.is_stopped() && self.has_waiting() && self.breaker.prefers_control(now)
     }
 
     /// There is nothing that a control call could send: the probe goes to an event.
@@ -314,5 +317,14 @@ impl Gate {
     /// An operator pauses or resumes.
     pub fn set_paused(&mut self, is_paused: bool) {
         self.is_paused = is_paused;
+    }
+
+    /// The ledger fails, or works again.
+    pub fn set_lacks_ledger(&mut self, lacks_ledger: bool) {
+        self.lacks_ledger = lacks_ledger;
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.is_paused || self.lacks_ledger
     }
 }

@@ -1,0 +1,452 @@
+//! What the ledger keeps of one customer: for each field the version that the portal last
+//! confirmed. A join of versions: whatever order records come in, the outcome is the same.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::field::{Field, FieldSet};
+use super::version::{OrderBy, Place, Version};
+
+/// Events of equal rank that are remembered beside those that own a field.
+const MAX_REMEMBERED: usize = 16;
+
+/// A customer's field versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Each field is owned by one entry at most; an entry without any only keeps its receipt.
+    entries: Vec<Entry>,
+    mark: Option<Mark>,
+    superseded: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    version: Version,
+    fields: FieldSet,
+}
+
+/// A call that may still be under way at the portal, whatever became of it here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    #[serde(with = "jiff::fmt::serde::timestamp::nanosecond::required")]
+    until: Timestamp,
+    /// Whose call; `None` for several, or for nobody knows whose.
+    event: Option<String>,
+}
+
+/// How an event passes the fence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passage {
+    /// Only fields for which it is newer.
+    #[default]
+    Newer,
+    /// It was applied, and is sent again: fields for which nothing is newer.
+    Resent,
+    /// An operator's word: all fields.
+    Forced,
+}
+
+/// What a delivery says of its event's first receipt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// The moment, if the message has been through a retry tier or the dead-letter queue.
+    pub told: Option<Timestamp>,
+    /// The broker has given the message out before.
+    pub is_redelivery: bool,
+}
+
+/// A row that is not what we write.
+#[derive(Debug, thiserror::Error)]
+#[error("a row of the ledger cannot be read: it is damaged, or a newer relay wrote it")]
+pub struct Unreadable;
+
+/// What packed rows of this form begin with.
+const FORM: u8 = 1;
+
+impl Row {
+    /// The version that the portal last confirmed for a field.
+    pub fn newest(&self, field: Field) -> Option<&Version> {
+        self.entries.iter().find(|entry| entry.fields.contains(field)).map(|entry| &entry.version)
+    }
+
+    /// Events that found nothing left to send.
+    pub fn superseded(&self) -> u64 {
+        self.superseded
+    }
+
+    /// Counts one of them.
+    pub fn count_superseded(&mut self) {
+        self.superseded += 1;
+    }
+
+    /// The version of an event: its place, and when it was first received as far as anybody knows.
+    pub fn version(&self, place: &Place, receipt: Receipt, now: Timestamp) -> Version {
+        if place.is_unordered() && place.is_unnamed() {
+            return self.version_of_unnamed(place, receipt, now);
+        }
+        let recorded = self.entries.iter().filter(|entry| entry.version.place == *place);
+        let recorded = recorded.map(|entry| entry.version.receipt).min();
+        let known = [receipt.told, recorded].into_iter().flatten().min();
+        Version { place: place.clone(), receipt: known.unwrap_or(now) }
+    }
+
+    /// Nothing but its receipt tells such an event from one of the same content: unless the message
+    /// says when that was, or may have been here before, it is a new one.
+    fn version_of_unnamed(&self, place: &Place, receipt: Receipt, now: Timestamp) -> Version {
+        let named = |receipt: Timestamp| {
+            let event = format!("{}@{}", place.event, receipt.as_nanosecond());
+            Version { place: Place { event, ..place.clone() }, receipt }
+        };
+        let is_same = |version: &&Version| version.place == named(version.receipt).place;
+        let recorded = self.entries.iter().map(|entry| &entry.version).filter(is_same);
+        match (receipt.told, recorded.max_by_key(|version| version.receipt)) {
+            (Some(told), _) => named(told),
+            (None, Some(recorded)) if receipt.is_redelivery => recorded.clone(),
+            (None, _) => named(now),
+        }
+    }
+
+    /// Whether an event's place hangs on its receipt, and nothing would remember that after a
+    /// crash: then it is [announced](Self::announce) before its first call.
+    pub fn must_announce(&self, version: &Version, receipt: Receipt, by: OrderBy) -> bool {
+        let place = &version.place;
+        let ties = |entry: &Entry| entry.version.place.rank(place, by) == Ordering::Equal;
+        let is_known = receipt.told.is_some()
+            || self.entries.iter().any(|entry| entry.version.place == *place);
+        !is_known && (place.is_unordered() || self.entries.iter().any(ties))
+    }
+
+    /// Remembers when an event was first received.
+    pub fn announce(&mut self, version: &Version, by: OrderBy) {
+        self.entry(version);
+        self.prune(by);
+    }
+
+    /// The fields of an event that may be sent.
+    pub fn fence(
+        &self,
+        version: &Version,
+        fields: FieldSet,
+        passage: Passage,
+        by: OrderBy,
+    ) -> FieldSet {
+        let passes = |field: &Field| {
+            let Some(newest) = self.newest(*field) else { return true };
+            match (passage, version.order(newest, by)) {
+                (Passage::Forced, _) | (_, Ordering::Greater) => true,
+                (Passage::Resent, Ordering::Equal) => true,
+                (Passage::Newer | Passage::Resent, Ordering::Equal | Ordering::Less) => false,
+            }
+        };
+        fields.iter().filter(passes).collect()
+    }
+
+    /// The portal has confirmed these fields of an event. A version is never lowered.
+    pub fn record(&mut self, version: &Version, fields: FieldSet, by: OrderBy) {
+        let newer = self.fence(version, fields, Passage::Newer, by);
+        for entry in &mut self.entries {
+            entry.fields = entry.fields.without(newer);
+        }
+        let entry = self.entry(version);
+        entry.fields = entry.fields.iter().chain(newer.iter()).collect();
+        self.prune(by);
+    }
+
+    /// Whether this very version of an event is what the portal last confirmed for any field.
+    pub fn owns(&self, version: &Version) -> bool {
+        self.entries.iter().any(|entry| entry.version == *version && !entry.fields.is_empty())
+    }
+
+    /// The version of the event that keeps these fields from being sent: the newest of them.
+    pub fn superseding(&self, fields: FieldSet, by: OrderBy) -> Option<&Version> {
+        fields.iter().filter_map(|field| self.newest(field)).max_by(|a, b| a.order(b, by))
+    }
+
+    /// A call of this event may be under way until then, whatever became of it here.
+    pub fn mark(&mut self, event: Option<&str>, until: Timestamp, now: Timestamp) {
+        let event = event.map(str::to_owned);
+        self.mark = Some(match self.mark.take().filter(|mark| mark.until > now) {
+            Some(mark) if mark.event != event => {
+                Mark { until: until.max(mark.until), event: None }
+            }
+            Some(mark) => Mark { until: until.max(mark.until), event },
+            None => Mark { until, event },
+        });
+    }
+
+    /// How long a call of another event than this one may still be under way, and undo it.
+    pub fn endangered(&self, event: &str, now: Timestamp) -> Option<Duration> {
+        let mark = self.mark.as_ref().filter(|mark| mark.event.as_deref() != Some(event))?;
+        Duration::try_from(mark.until.duration_since(now)).ok().filter(|left| !left.is_zero())
+    }
+
+    /// Forgets a mark that has run out.
+    pub fn lift_mark(&mut self, now: Timestamp) {
+        self.mark.take_if(|mark| mark.until <= now);
+    }
+
+    /// As bytes.
+    pub fn pack(&self) -> Vec<u8> {
+        // Nothing in a row can fail to be written.
+        postcard::to_extend(self, vec![FORM]).unwrap_or_default()
+    }
+
+    /// From bytes; none at all are an empty row.
+    pub fn unpack(bytes: &[u8]) -> Result<Row, Unreadable> {
+        match bytes.split_first() {
+            None => Ok(Row::default()),
+            Some((&FORM, packed)) => postcard::from_bytes(packed).map_err(|_| Unreadable),
+            Some(_) => Err(Unreadable),
+        }
+    }
+
+    fn entry(&mut self, version: &Version) -> &mut Entry {
+        let known = self.entries.iter().position(|entry| entry.version == *version);
+        let index = known.unwrap_or_else(|| {
+            self.entries.push(Entry { version: version.clone(), fields: FieldSet::NONE });
+            self.entries.len() - 1
+        });
+        &mut self.entries[index]
+    }
+
+    /// An entry that owns nothing is of use only where its event could still tie with another.
+    fn prune(&mut self, by: OrderBy) {
+        let owners: Vec<Place> = self
+            .entries
+            .iter()
+            .filter(|entry| !entry.fields.is_empty())
+            .map(|entry| entry.version.place.clone())
+            .collect();
+        let ties = |place: &Place| {
+            place.is_unordered()
+                || owners.iter().any(|owner| owner.rank(place, by) == Ordering::Equal)
+        };
+        self.entries.retain(|entry| !entry.fields.is_empty() || ties(&entry.version.place));
+        let mut idle: Vec<Timestamp> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.fields.is_empty())
+            .map(|entry| entry.version.receipt)
+            .collect();
+        if idle.len() > MAX_REMEMBERED {
+            idle.sort_unstable();
+            let oldest_kept = idle[idle.len() - MAX_REMEMBERED];
+            self.entries
+                .retain(|entry| !entry.fields.is_empty() || entry.version.receipt >= oldest_kept);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::field::PerField;
+    use crate::domain::version::Sequence;
+    use crate::domain::version::tests::{place, received};
+
+    const BY: OrderBy = OrderBy::Time;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn set(fields: &[Field]) -> FieldSet {
+        fields.iter().copied().collect()
+    }
+
+    fn told(second: i64) -> Receipt {
+        Receipt { told: Some(at(second)), is_redelivery: false }
+    }
+
+    #[test]
+    fn only_newer_fields_pass_and_an_equal_version_is_a_duplicate() {
+        let (old, new) = (received(place(Some(1), None, "a"), 1), received(place(Some(2), None, "b"), 2));
+        let mut row = Row::default();
+        row.record(&new, set(&[Field::City]), BY);
+        let fields = set(&[Field::City, Field::Email]);
+        assert_eq!(row.fence(&old, fields, Passage::Newer, BY), set(&[Field::Email]));
+        assert_eq!(row.fence(&old, fields, Passage::Forced, BY), fields);
+        assert!(row.fence(&new, set(&[Field::City]), Passage::Newer, BY).is_empty());
+        assert_eq!(row.fence(&new, set(&[Field::City]), Passage::Resent, BY), set(&[Field::City]));
+        assert_eq!(row.fence(&old, fields, Passage::Resent, BY), set(&[Field::Email]));
+        assert!(row.owns(&new) && !row.owns(&old));
+        row.record(&old, fields, BY);
+        assert_eq!(row.newest(Field::City), Some(&new), "a forced value lowers no version");
+        assert_eq!(row.superseding(fields, BY), Some(&new));
+    }
+
+    #[test]
+    fn events_of_one_moment_keep_the_order_of_their_first_receipt_over_redeliveries() {
+        let (first, second) = (place(Some(1), None, "b"), place(Some(1), None, "a"));
+        let mut row = Row::default();
+        let city = set(&[Field::City]);
+        let first_version = row.version(&first, Receipt::default(), at(10));
+        assert!(!row.must_announce(&first_version, Receipt::default(), BY), "nothing to tie with");
+        row.record(&first_version, city, BY);
+        let second_version = row.version(&second, Receipt::default(), at(11));
+        assert!(row.must_announce(&second_version, Receipt::default(), BY));
+        row.announce(&second_version, BY);
+        assert_eq!(row.fence(&second_version, city, Passage::Newer, BY), city);
+        row.record(&second_version, city, BY);
+        let again = row.version(&first, Receipt { told: None, is_redelivery: true }, at(12));
+        assert_eq!(again.receipt, at(10));
+        assert!(row.fence(&again, city, Passage::Newer, BY).is_empty());
+        let third = received(place(Some(2), None, "c"), 13);
+        row.record(&third, city, BY);
+        assert_eq!(row.entries.len(), 1, "what cannot tie any more is forgotten");
+    }
+
+    #[test]
+    fn an_unnamed_event_is_a_new_one_unless_it_may_have_been_here() {
+        let bare = place(None, None, "~hash");
+        let mut row = Row::default();
+        let first = row.version(&bare, Receipt::default(), at(10));
+        assert!(row.must_announce(&first, Receipt::default(), BY));
+        row.announce(&first, BY);
+        let redelivered = Receipt { told: None, is_redelivery: true };
+        assert_eq!(row.version(&bare, redelivered, at(11)), first);
+        assert_eq!(row.version(&bare, told(10), at(11)), first);
+        let second = row.version(&bare, Receipt::default(), at(11));
+        assert_eq!(first.order(&second, BY), Ordering::Less);
+    }
+
+    #[test]
+    fn a_mark_endangers_every_event_but_its_own_until_it_runs_out() {
+        let mut row = Row::default();
+        row.mark(Some("a"), at(60), at(0));
+        assert_eq!(row.endangered("a", at(10)), None);
+        assert_eq!(row.endangered("b", at(10)), Some(Duration::from_secs(50)));
+        assert_eq!(row.endangered("b", at(60)), None);
+        row.mark(Some("b"), at(30), at(10));
+        assert_eq!(row.endangered("a", at(10)), Some(Duration::from_secs(50)), "whose, is unclear");
+        row.lift_mark(at(60));
+        assert_eq!(row.mark, None);
+    }
+
+    #[test]
+    fn what_is_remembered_beside_the_owners_is_bounded() {
+        let mut row = Row::default();
+        for second in 0..100 {
+            row.announce(&received(place(None, None, &format!("e{second}")), second), BY);
+        }
+        assert_eq!(row.entries.len(), MAX_REMEMBERED);
+    }
+
+    #[test]
+    fn a_damaged_row_is_said_to_be_one() {
+        assert!(Row::unpack(&[FORM, 255, 255]).is_err());
+        assert!(Row::unpack(&[9]).is_err());
+        assert_eq!(Row::unpack(&[]).expect("empty"), Row::default());
+    }
+
+    #[derive(Clone, Debug)]
+    struct Event {
+        version: Version,
+        fields: FieldSet,
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let field = proptest::sample::select(Field::ALL[1..].to_vec());
+        let fields = proptest::collection::vec(field, 1..8);
+        let time = proptest::option::weighted(0.8, 0_i64..6);
+        let sequence = proptest::option::weighted(0.5, "[0-9]{1,3}|[a-c]");
+        let event = (time, sequence, fields, 0_u32..2);
+        proptest::collection::vec(event, 1..12).prop_map(|events| {
+            let numbered = events.into_iter().enumerate();
+            let made = numbered.map(|(number, (time, sequence, fields, revision))| {
+                let place = place(time, sequence.as_deref(), &format!("e{number}"));
+                let place = super::Place { revision, ..place };
+                let version = received(place, i64::try_from(number).expect("small"));
+                Event { version, fields: fields.into_iter().collect() }
+            });
+            made.collect()
+        })
+    }
+
+    /// The portal after these events, by the fence: for each field the number of the last one sent.
+    fn through_the_fence(order: &[usize], events: &[Event], by: OrderBy) -> PerField<Option<usize>> {
+        let (mut row, mut portal) = (Row::default(), PerField::default());
+        for number in order {
+            let Event { version, fields } = &events[*number];
+            let sent = row.fence(version, *fields, Passage::Newer, by);
+            for field in sent.iter() {
+                portal[field] = Some(*number);
+            }
+            row.record(version, sent, by);
+            row = Row::unpack(&row.pack()).expect("a row");
+        }
+        portal
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_arrival_with_any_doubles_ends_as_the_order_of_versions_does(
+            events in events(),
+            shuffle in any::<u64>(),
+            doubles in proptest::collection::vec(0_usize..12, 0..8),
+            by in proptest::sample::select(vec![OrderBy::Time, OrderBy::Sequence]),
+        ) {
+            let mut in_order: Vec<usize> = (0..events.len()).collect();
+            in_order.sort_by(|a, b| events[*a].version.order(&events[*b].version, by));
+            let mut any_order: Vec<usize> =
+                (0..events.len()).chain(doubles.into_iter().filter(|n| *n < events.len())).collect();
+            let mut seed = shuffle;
+            for index in (1..any_order.len()).rev() {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                any_order.swap(index, usize::try_from(seed >> 33).expect("small") % (index + 1));
+            }
+            let mut plain = PerField::default();
+            for number in &in_order {
+                for field in events[*number].fields.iter() {
+                    plain[field] = Some(*number);
+                }
+            }
+            prop_assert_eq!(through_the_fence(&in_order, &events, by), plain.clone());
+            prop_assert_eq!(through_the_fence(&any_order, &events, by), plain);
+        }
+
+        #[test]
+        fn the_order_of_versions_is_total_and_transitive(
+            events in events(),
+            by in proptest::sample::select(vec![OrderBy::Time, OrderBy::Sequence]),
+        ) {
+            for a in &events {
+                for b in &events {
+                    let ab = a.version.order(&b.version, by);
+                    prop_assert_eq!(ab, b.version.order(&a.version, by).reverse());
+                    prop_assert_eq!(ab == Ordering::Equal, a.version == b.version);
+                    for c in &events {
+                        if ab == Ordering::Less && b.version.order(&c.version, by) == Ordering::Less {
+                            prop_assert_eq!(a.version.order(&c.version, by), Ordering::Less);
+                        }
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn unpack_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            drop(Row::unpack(&bytes));
+            let form_first: Vec<u8> = std::iter::once(FORM).chain(bytes).collect();
+            drop(Row::unpack(&form_first));
+        }
+
+        #[test]
+        fn a_row_comes_out_as_it_went_in(events in events(), sequence in "\\PC{0,20}") {
+            let mut row = Row::default();
+            for event in &events {
+                row.record(&event.version, event.fields, BY);
+            }
+            let mut place = place(None, None, "x");
+            place.sequence = Some(Sequence::parse(&sequence));
+            row.record(&received(place, 5), FieldSet::NONE.with(Field::Email), BY);
+            row.mark(Some("x"), at(5), at(1));
+            prop_assert_eq!(Row::unpack(&row.pack()).expect("a row"), row);
+        }
+    }
+}

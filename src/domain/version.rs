@@ -1,0 +1,203 @@
+//! Which of two events of a customer is the newer: by the CRM's own order, and where that says
+//! nothing, by the order in which they were first received.
+
+use std::cmp::Ordering;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::event::CustomerUpdated;
+
+/// The longest sequence that is read, in bytes.
+pub const MAX_SEQUENCE_BYTES: usize = 64;
+/// Longer event ids stand in the ledger as a hash, in bytes.
+pub const MAX_EVENT_BYTES: usize = 64;
+
+/// What stands before a hash that stands in for an event's id.
+pub(super) const UNNAMED: char = '~';
+
+/// What an order goes by (`order.by`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderBy {
+    /// The event's time, then its sequence.
+    Time,
+    /// The event's sequence, then its time: for CRMs whose nodes have clocks of their own.
+    Sequence,
+}
+
+/// A CRM's own number for an event. Numbers of any length compare as numbers; texts compare byte
+/// by byte, and are higher than any number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Sequence {
+    /// Nothing but ASCII digits.
+    Number(Digits),
+    /// Anything else.
+    Text(String),
+}
+
+/// ASCII digits without leading zeros.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Digits(String);
+
+impl Ord for Digits {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.len().cmp(&other.0.len()).then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for Digits {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Sequence {
+    /// Reads what an event has for a sequence.
+    pub fn parse(text: &str) -> Sequence {
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            Sequence::Number(Digits(text.trim_start_matches('0').to_owned()))
+        } else {
+            Sequence::Text(text.to_owned())
+        }
+    }
+}
+
+impl std::fmt::Display for Sequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Sequence::Number(Digits(digits)) if digits.is_empty() => f.write_str("0"),
+            Sequence::Number(Digits(text)) | Sequence::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What an event says of its place among its customer's events.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// When the change happened.
+    #[serde(with = "jiff::fmt::serde::timestamp::nanosecond::optional")]
+    pub time: Option<Timestamp>,
+    /// The CRM's own number.
+    pub sequence: Option<Sequence>,
+    /// Which event; never longer than [`MAX_EVENT_BYTES`].
+    pub event: String,
+    /// Whose event, as a hash: ids are unique within one source.
+    pub source: u32,
+    /// How often an operator has edited it.
+    pub revision: u32,
+}
+
+impl Place {
+    /// An event's place. `event` tells it from all others.
+    pub fn new(updated: &CustomerUpdated, event: String, revision: u32) -> Place {
+        let sequence = updated.sequence.as_deref().map(Sequence::parse);
+        let source = updated.source.as_deref().map_or(0, source_hash);
+        Place { time: updated.time, sequence, event, source, revision }
+    }
+
+    /// Whether the event has no id: a hash of its content stands in.
+    pub fn is_unnamed(&self) -> bool {
+        self.event.starts_with(UNNAMED)
+    }
+
+    /// Whether the CRM says nothing of the order: neither time nor sequence.
+    pub fn is_unordered(&self) -> bool {
+        self.time.is_none() && self.sequence.is_none()
+    }
+
+    /// By the CRM's own order alone. What is absent is lowest.
+    pub fn rank(&self, other: &Place, by: OrderBy) -> Ordering {
+        let (time, sequence) =
+            (self.time.cmp(&other.time), self.sequence.cmp(&other.sequence));
+        match by {
+            OrderBy::Time => time.then(sequence),
+            OrderBy::Sequence => sequence.then(time),
+        }
+    }
+}
+
+fn source_hash(source: &str) -> u32 {
+    let hash = Sha256::digest(source);
+    u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
+}
+
+/// A place with the moment of the event's first receipt, which orders what the CRM does not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// The event's own place.
+    pub place: Place,
+    /// When the event was first received.
+    #[serde(with = "jiff::fmt::serde::timestamp::nanosecond::required")]
+    pub receipt: Timestamp,
+}
+
+impl Version {
+    /// Total: equal only for one revision of one event.
+    pub fn order(&self, other: &Version, by: OrderBy) -> Ordering {
+        let (mine, theirs) = (&self.place, &other.place);
+        mine.rank(theirs, by)
+            .then_with(|| self.receipt.cmp(&other.receipt))
+            .then_with(|| mine.event.cmp(&theirs.event))
+            .then_with(|| mine.source.cmp(&theirs.source))
+            .then_with(|| mine.revision.cmp(&theirs.revision))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(in crate::domain) fn place(time: Option<i64>, sequence: Option<&str>, event: &str) -> Place {
+        let time = time.map(|second| Timestamp::from_second(second).expect("a time"));
+        Place { time, sequence: sequence.map(Sequence::parse), event: event.into(), source: 0, revision: 0 }
+    }
+
+    pub(in crate::domain) fn received(place: Place, second: i64) -> Version {
+        Version { place, receipt: Timestamp::from_second(second).expect("a time") }
+    }
+
+    #[test]
+    fn sequences_of_digits_compare_as_numbers_of_any_length() {
+        let ascending = ["0", "7", "0042", "43", "18446744073709551616", "a", "b10", "b9"];
+        for pair in ascending.windows(2) {
+            assert!(Sequence::parse(pair[0]) < Sequence::parse(pair[1]), "{pair:?}");
+        }
+        assert_eq!(Sequence::parse("000"), Sequence::parse("0"));
+        assert_eq!(Sequence::parse("0").to_string(), "0");
+    }
+
+    #[test]
+    fn time_or_sequence_counts_first_and_what_is_absent_is_lowest() {
+        let (early, late) = (place(Some(1), Some("9"), "a"), place(Some(2), Some("1"), "b"));
+        assert_eq!(early.rank(&late, OrderBy::Time), Ordering::Less);
+        assert_eq!(early.rank(&late, OrderBy::Sequence), Ordering::Greater);
+        let bare = place(None, None, "c");
+        for by in [OrderBy::Time, OrderBy::Sequence] {
+            assert_eq!(bare.rank(&early, by), Ordering::Less);
+        }
+        let timed = place(Some(1), None, "d");
+        assert_eq!(timed.rank(&early, OrderBy::Time), Ordering::Less);
+    }
+
+    #[test]
+    fn equal_ranks_go_by_receipt_then_event_then_revision() {
+        let by = OrderBy::Time;
+        let first = received(place(Some(1), None, "b"), 10);
+        let second = received(place(Some(1), None, "a"), 11);
+        assert_eq!(first.order(&second, by), Ordering::Less);
+        let edited = Version { place: Place { revision: 1, ..first.place.clone() }, ..first };
+        assert_eq!(edited.order(&second, by), Ordering::Less, "older than any later event");
+        assert_eq!(edited.order(&received(place(Some(1), None, "b"), 10), by), Ordering::Greater);
+    }
+
+    proptest! {
+        #[test]
+        fn digits_agree_with_numbers(a in any::<u64>(), b in any::<u64>(), zeros in 0_usize..5) {
+            let parse = |n: u64| Sequence::parse(&format!("{}{n}", "0".repeat(zeros)));
+            prop_assert_eq!(parse(a).cmp(&Sequence::parse(&b.to_string())), a.cmp(&b));
+        }
+    }
+}

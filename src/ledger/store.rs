@@ -1,0 +1,216 @@
+//! One store, of either kind.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::postgres::Postgres;
+use super::sqlite::{self, Sqlite};
+use super::{About, Change, Committed, CustomerKey, DeadNote, LedgerError, Opening, PendingNote, Target};
+use crate::clock;
+use crate::domain::row::Row;
+
+/// Where the ledger is kept.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// In a file.
+    Sqlite(Arc<Sqlite>),
+    /// At a server.
+    Postgres(Postgres),
+}
+
+/// All that is known of a customer.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// The field versions, and when they were last written; `None` if there are none.
+    pub row: Option<(Row, Timestamp)>,
+    /// What waits in retry tiers, by when it is due.
+    pub pending: Vec<PendingNote>,
+    /// Dead letters, oldest first.
+    pub dead: Vec<DeadNote>,
+}
+
+/// How a ledger is.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// Customers recorded.
+    pub customers: u64,
+    /// Events that wait in retry tiers.
+    pub pending: u64,
+    /// Dead letters indexed.
+    pub dead: u64,
+    /// What is wrong with it.
+    pub faults: Vec<String>,
+}
+
+/// A customer's row as it stands in the ledger.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) key: CustomerKey,
+    pub(super) row: Vec<u8>,
+    pub(super) seen: i64,
+}
+
+/// Everything of a ledger but what tells it from others, one part of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Part {
+    pub(super) customers: Vec<Stored>,
+    pub(super) pending: Vec<(CustomerKey, PendingNote)>,
+    pub(super) dead: Vec<(Option<CustomerKey>, DeadNote)>,
+}
+
+impl Store {
+    /// The worker's own: made if it is not there, and held against other relays where only one may
+    /// work on it.
+    pub async fn open_to_work(target: &Target) -> Result<Option<(Store, About)>, LedgerError> {
+        let store = match target {
+            Target::None => return Ok(None),
+            Target::Sqlite(path) => {
+                Store::Sqlite(Arc::new(in_background(path, Sqlite::open_to_work).await?))
+            }
+            Target::Postgres(config) => Store::Postgres(Postgres::connect(config).await?),
+        };
+        let about = match store.prepare().await? {
+            Some(about) => about,
+            None => store.found(About::new(clock::now())).await?,
+        };
+        Ok(Some((store, about)))
+    }
+
+    /// For a look, or an operator's change beside a relay at work. Nothing is made.
+    pub async fn visit(target: &Target) -> Result<Option<(Store, About)>, LedgerError> {
+        let store = match target {
+            Target::None => return Ok(None),
+            Target::Sqlite(path) => {
+                Store::Sqlite(Arc::new(in_background(path, Sqlite::visit).await?))
+            }
+            Target::Postgres(config) => Store::Postgres(Postgres::connect(config).await?),
+        };
+        let about = store.about().await?.ok_or_else(|| {
+            LedgerError::Broken(format!("there is no ledger in {target}: `customer-relay run` makes one"))
+        })?;
+        Ok(Some((store, about)))
+    }
+
+    /// Brings the tables up to date; what is known of the ledger, if it is not new.
+    async fn prepare(&self) -> Result<Option<About>, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, Sqlite::prepare).await,
+            Store::Postgres(postgres) => postgres.prepare().await,
+        }
+    }
+
+    async fn about(&self) -> Result<Option<About>, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, Sqlite::about).await,
+            Store::Postgres(postgres) => postgres.about().await,
+        }
+    }
+
+    /// Makes it a ledger of its own; what it is, if somebody else was quicker.
+    async fn found(&self, about: About) -> Result<About, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.found(&about)).await,
+            Store::Postgres(postgres) => postgres.found(&about).await,
+        }
+    }
+
+    /// Reads customers, and takes a lease on each where leases are needed.
+    pub(super) async fn open(
+        &self,
+        keys: Vec<CustomerKey>,
+        lease: Duration,
+    ) -> Result<Vec<Opening>, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.open(&keys)).await,
+            Store::Postgres(postgres) => postgres.open(&keys, lease).await,
+        }
+    }
+
+    /// Records changes, all or none.
+    pub(super) async fn commit(
+        &self,
+        changes: Vec<Change>,
+    ) -> Result<Vec<Committed>, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.commit(&changes)).await,
+            Store::Postgres(postgres) => postgres.commit(&changes).await,
+        }
+    }
+
+    /// All that is known of a customer.
+    pub async fn account(&self, key: CustomerKey) -> Result<Account, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.account(key)).await,
+            Store::Postgres(postgres) => postgres.account(key).await,
+        }
+    }
+
+    /// Erases all that is known of a customer.
+    pub async fn forget(&self, key: CustomerKey) -> Result<(), LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.forget(key)).await,
+            Store::Postgres(postgres) => postgres.forget(key).await,
+        }
+    }
+
+    /// Looks it over, all of it.
+    pub async fn condition(&self) -> Result<Condition, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, Sqlite::condition).await,
+            Store::Postgres(postgres) => postgres.condition().await,
+        }
+    }
+
+    /// Forgets customers that were last written before `limit`, and retries long overdue; how many
+    /// customers.
+    pub async fn sweep(
+        &self,
+        limit: Option<Timestamp>,
+        overdue: Timestamp,
+    ) -> Result<u64, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.sweep(limit, overdue)).await,
+            Store::Postgres(postgres) => postgres.sweep(limit, overdue).await,
+        }
+    }
+
+    /// Customers and what belongs to them, from behind a key on.
+    pub(super) async fn part(&self, behind: Option<CustomerKey>) -> Result<Part, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.part(behind)).await,
+            Store::Postgres(postgres) => postgres.part(behind).await,
+        }
+    }
+
+    /// Takes a part over; what is there already is replaced.
+    pub(super) async fn take_over(&self, part: Part) -> Result<(), LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.take_over(&part)).await,
+            Store::Postgres(postgres) => postgres.take_over(&part).await,
+        }
+    }
+}
+
+/// SQLite waits for the disk: not on a thread that others wait for.
+async fn on<T: Send + 'static>(
+    sqlite: &Arc<Sqlite>,
+    act: impl FnOnce(&Sqlite) -> Result<T, sqlite::Fault> + Send + 'static,
+) -> Result<T, LedgerError> {
+    let sqlite = Arc::clone(sqlite);
+    let done = tokio::task::spawn_blocking(move || {
+        act(&sqlite).map_err(|fault| fault.explained(sqlite.path()))
+    });
+    done.await.unwrap_or_else(|error| Err(LedgerError::Broken(error.to_string())))
+}
+
+async fn in_background<T: Send + 'static>(
+    path: &Path,
+    act: impl FnOnce(&Path) -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, LedgerError> {
+    let path = path.to_owned();
+    let done = tokio::task::spawn_blocking(move || act(&path));
+    done.await.unwrap_or_else(|error| Err(LedgerError::Broken(error.to_string())))
+}
