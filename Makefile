@@ -10,7 +10,7 @@ SEEDS ?= 20
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Make sure there is a RabbitMQ to test with (Docker images, or the system's package)
+setup: ## Make sure there are a RabbitMQ and a PostgreSQL to test with (Docker, or the system's packages)
 	@tests/support/setup.sh
 
 run: ## The tour: broker, simulator and relay, 1,185 events through them, and the account

@@ -1,5 +1,5 @@
-//! Makes a trial of each test on each broker there is, starts a broker when its first trial needs
-//! it, and leaves nothing behind.
+//! Makes a trial of each test on each broker there is, starts a broker or a PostgreSQL when its
+//! first trial needs it, and leaves nothing behind.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::support::bed::Bed;
 use crate::support::broker::{self, Broker, Kind, Source};
+use crate::support::postgres::{self, Postgres};
 
 /// Trials at once: most of a test is waiting.
 const TEST_THREADS: usize = 4;
@@ -35,6 +36,16 @@ pub enum Needs {
     ManagedBroker,
     /// One for itself, to kill.
     OwnBroker,
+    /// One to share, and a PostgreSQL to share.
+    Postgres,
+    /// One to share, and a PostgreSQL for itself, to kill.
+    OwnPostgres,
+}
+
+impl Needs {
+    fn postgres(self) -> bool {
+        matches!(self, Needs::Postgres | Needs::OwnPostgres)
+    }
 }
 
 /// The tests of one file.
@@ -60,6 +71,7 @@ pub(crate) use suite;
 pub struct Context {
     name: &'static str,
     shared: Option<Arc<SharedBroker>>,
+    postgres: Option<Arc<SharedPostgres>>,
     cleanups: TaskTracker,
 }
 
@@ -90,6 +102,27 @@ impl SharedBroker {
     }
 }
 
+/// One for all brokers' tests.
+#[derive(Default)]
+struct SharedPostgres {
+    running: OnceCell<Postgres>,
+    /// The versions that servers stated, and how each of them came to be.
+    tested: Mutex<BTreeSet<String>>,
+}
+
+impl SharedPostgres {
+    async fn shared(&self) -> Result<&Postgres> {
+        self.running.get_or_try_init(|| self.start()).await
+    }
+
+    async fn start(&self) -> Result<Postgres> {
+        let postgres = Postgres::start().await?;
+        let version = format!("{} ({:?})", postgres.version(), postgres.kind());
+        self.tested.lock().unwrap_or_else(PoisonError::into_inner).insert(version);
+        Ok(postgres)
+    }
+}
+
 impl Context {
     /// The broker that tests share.
     pub async fn broker(&self) -> Result<&Broker> {
@@ -99,6 +132,16 @@ impl Context {
     /// A broker of the test's own.
     pub async fn own_broker(&self) -> Result<Broker> {
         self.shared.as_ref().context("listed as a test without a broker")?.start().await
+    }
+
+    /// The PostgreSQL that tests share.
+    pub async fn postgres(&self) -> Result<&Postgres> {
+        self.postgres.as_ref().context("listed as a test without PostgreSQL")?.shared().await
+    }
+
+    /// A PostgreSQL of the test's own.
+    pub async fn own_postgres(&self) -> Result<Postgres> {
+        self.postgres.as_ref().context("listed as a test without PostgreSQL")?.start().await
     }
 
     /// A bed on the shared broker.
@@ -138,37 +181,43 @@ fn run_on_brokers(args: &Arguments, suites: &[(&'static str, Suite)]) -> Result<
         .map(|source| Arc::new(SharedBroker::new(source)))
         .collect();
     let mut harness = Harness {
-        runtime: Arc::clone(&runtime),
+        runtime,
+        postgres: Arc::default(),
         cleanups: TaskTracker::new(),
         begun: Arc::default(),
         trials: Vec::new(),
-        left_out: Vec::new(),
+        left_out: BTreeSet::new(),
     };
     harness.add(None, suites);
     for broker in &brokers {
         harness.add(Some(broker), suites);
     }
-    let Harness { cleanups, begun, trials, left_out, .. } = harness;
+    let Harness { runtime, postgres, cleanups, begun, trials, left_out } = harness;
     if !left_out.is_empty() {
         println!(
-            "a given broker is not ours to kill or administer; left out: {}",
-            left_out.join(", ")
+            "a given server is not ours to kill or administer; left out: {}",
+            Vec::from_iter(left_out).join(", ")
         );
     }
     let conclusion = libtest_mimic::run(args, trials);
     cleanups.close();
-    let tested = runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // Each has a limit of its own.
         cleanups.wait().await;
-        stop(brokers).await
+        (stop(brokers).await, stop_postgres(postgres).await)
     });
     runtime_of(runtime);
-    let (tested, problem) = tested;
-    let begun = begun.load(Ordering::Relaxed);
-    if begun > 0 {
-        println!("tested on RabbitMQ {}\n", tested.join(", "));
+    let ((brokers, broker_problem), (servers, problem)) = ended;
+    let tested: Vec<String> = [("RabbitMQ", brokers), ("PostgreSQL", servers)]
+        .into_iter()
+        .filter(|(_, versions)| !versions.is_empty())
+        .map(|(name, versions)| format!("{name} {}", versions.join(", ")))
+        .collect();
+    if !tested.is_empty() {
+        println!("tested on {}\n", tested.join(" and "));
     }
-    if let Some(problem) = problem.filter(|_| begun > 0) {
+    let broker_problem = broker_problem.filter(|_| begun.load(Ordering::Relaxed) > 0);
+    if let Some(problem) = broker_problem.or(problem) {
         return Err(anyhow!(problem));
     }
     Ok(conclusion.exit_code())
@@ -176,10 +225,12 @@ fn run_on_brokers(args: &Arguments, suites: &[(&'static str, Suite)]) -> Result<
 
 struct Harness {
     runtime: Arc<Runtime>,
+    postgres: Arc<SharedPostgres>,
     cleanups: TaskTracker,
+    /// Trials that need a broker, and nothing else.
     begun: Arc<AtomicUsize>,
     trials: Vec<Trial>,
-    left_out: Vec<String>,
+    left_out: BTreeSet<String>,
 }
 
 impl Harness {
@@ -190,8 +241,13 @@ impl Harness {
                 if (*needs == Needs::NoBroker) != shared.is_none() {
                     continue;
                 }
-                if is_given && matches!(needs, Needs::ManagedBroker | Needs::OwnBroker) {
-                    self.left_out.push(format!("{suite}::{test}"));
+                let is_left_out = match needs {
+                    Needs::ManagedBroker | Needs::OwnBroker => is_given,
+                    Needs::OwnPostgres => postgres::is_given(),
+                    Needs::NoBroker | Needs::Broker | Needs::Postgres => false,
+                };
+                if is_left_out {
+                    self.left_out.insert(format!("{suite}::{test}"));
                     continue;
                 }
                 let label = shared.map(|shared| format!("{}::", shared.source.label()));
@@ -199,6 +255,7 @@ impl Harness {
                 let context = Context {
                     name: test,
                     shared: shared.cloned(),
+                    postgres: needs.postgres().then(|| Arc::clone(&self.postgres)),
                     cleanups: self.cleanups.clone(),
                 };
                 self.trials.push(self.trial(name, context, *run));
@@ -210,7 +267,8 @@ impl Harness {
         let (runtime, begun) = (Arc::clone(&self.runtime), Arc::clone(&self.begun));
         let timed = std::env::var_os("TEST_TIMES").map(|_| name.clone());
         Trial::test(name, move || {
-            begun.fetch_add(usize::from(context.shared.is_some()), Ordering::Relaxed);
+            let needs_broker = context.shared.is_some() && context.postgres.is_none();
+            begun.fetch_add(usize::from(needs_broker), Ordering::Relaxed);
             let start = std::time::Instant::now();
             let ended =
                 runtime.block_on(async { tokio::time::timeout(TRIAL_LIMIT, run(context)).await });
@@ -248,6 +306,16 @@ async fn stop(brokers: Vec<Arc<SharedBroker>>) -> (Vec<String>, Option<String>) 
         problem = Some("Docker works, but no container ran".to_owned());
     }
     (versions, problem)
+}
+
+/// Ends the PostgreSQL. What was tested on, and what of it must fail the run.
+async fn stop_postgres(shared: Arc<SharedPostgres>) -> (Vec<String>, Option<String>) {
+    let tested = shared.tested.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let running = Arc::into_inner(shared).and_then(|shared| shared.running.into_inner());
+    let Some(postgres) = running else { return (tested.into_iter().collect(), None) };
+    let problem = postgres.stop().await.err();
+    let problem = problem.map(|error| format!("a PostgreSQL does not stop: {error:#}"));
+    (tested.into_iter().collect(), problem)
 }
 
 /// A task that hangs must not keep the process.

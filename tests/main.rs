@@ -1,5 +1,5 @@
-//! The promises, one suite each, on real parts: a real broker (each release there is), the portal
-//! simulator, relays as processes. `cargo test --test promises -- retry` runs one suite.
+//! The promises, one suite each, on real parts: a real broker (each release there is), PostgreSQL,
+//! the portal simulator, relays as processes. `cargo test --test promises -- retry` runs one suite.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is a failure like any other")]
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "seeds and versions are for people")]
 #![allow(unreachable_pub, reason = "a test binary is reached by nobody")]
@@ -23,6 +23,7 @@ mod lanes;
 mod orders;
 mod outage;
 mod poison;
+mod postgres;
 mod retry;
 mod scope;
 mod shutdown;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         ("chaos", chaos::suite()),
         ("shutdown", shutdown::suite()),
         ("topology", topology::suite()),
+        ("postgres", postgres::suite()),
         ("config", config::suite()),
         ("cli", cli::suite()),
         ("house", house::suite()),

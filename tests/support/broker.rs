@@ -5,27 +5,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
-use testcontainers::{
-    ContainerAsync, GenericImage, ImageExt,
-    bollard::{models::PortBinding, query_parameters::KillContainerOptionsBuilder},
-    core::{ExecCommand, IntoContainerPort, client::docker_client_instance},
-    runners::AsyncRunner,
-};
+use testcontainers::{GenericImage, runners::AsyncRunner};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::{sleep, timeout},
 };
 
-use super::local_node::{LocalNode, Reaper, free_ports};
+use super::container::{self, Container};
+use super::local_node::LocalNode;
+use super::{setting, tail};
 
 const STARTED: &str = "Server startup complete";
 const START_LIMIT: Duration = Duration::from_mins(2);
 const PULL_LIMIT: Duration = Duration::from_mins(3);
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
-const LOG_LINES_SHOWN: usize = 40;
-const CONTAINER_MEMORY_BYTES: i64 = 1 << 30;
+const PORT: u16 = 5672;
 
 /// A RabbitMQ release the tests run on: the oldest supported one and the current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,15 +108,10 @@ pub async fn available() -> Result<Vec<Source>> {
 /// The inner error says why Docker is out; the outer one ends the search. In CI a missing release
 /// does, so that it cannot go untested unnoticed.
 async fn in_docker() -> Result<Result<Vec<Source>>> {
-    let docker = match docker_client_instance().await {
+    let docker = match container::engine().await {
         Ok(docker) => docker,
-        Err(error) => return Ok(Err(error).context("no engine")),
+        Err(reason) => return Ok(Err(reason)),
     };
-    match timeout(ANSWER_LIMIT, docker.ping()).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => return Ok(Err(error).context("the engine cannot be reached")),
-        Err(error) => return Ok(Err(error).context("the engine does not answer")),
-    }
     let (mut sources, mut missing) = (Vec::new(), Vec::new());
     for release in Release::ALL {
         if docker.inspect_image(&release.image()).await.is_ok() {
@@ -161,8 +152,8 @@ impl Source {
         let (url, node) = match self {
             Source::Given(url) => (url.clone(), Node::Given),
             Source::Docker(release) => {
-                let container = Container::start(*release).await?;
-                (local_url(container.port), Node::Docker(Box::new(container)))
+                let container = Container::start(image(*release).into(), PORT).await?;
+                (local_url(container.port()), Node::Docker(Box::new(container)))
             }
             Source::Local => {
                 let node = LocalNode::start()?;
@@ -242,7 +233,9 @@ impl Broker {
         let args = [&["--quiet"], args].concat();
         let (succeeded, out, err) = match &self.node {
             Node::Given => bail!("rabbitmqctl cannot reach the broker of TEST_AMQP_URL"),
-            Node::Docker(container) => container.ctl(&args).await?,
+            Node::Docker(container) => {
+                container.run(&[&["rabbitmqctl"], args.as_slice()].concat()).await?
+            }
             Node::Local(node) => {
                 let output = node.ctl(&args).await?;
                 (output.status.success(), output.stdout, output.stderr)
@@ -272,9 +265,7 @@ impl Broker {
             Err(_) => anyhow::anyhow!("not ready within {START_LIMIT:?}"),
         };
         let log = self.log().await.unwrap_or_default();
-        let shown = log.lines().count().saturating_sub(LOG_LINES_SHOWN);
-        let tail = log.lines().skip(shown).collect::<Vec<_>>().join("\n");
-        Err(failure.context(format!("RabbitMQ does not start; its log ends:\n{tail}")))
+        Err(failure.context(format!("RabbitMQ does not start; its log ends:\n{}", tail(&log))))
     }
 
     /// The log holds every start so far, so this start's line is the last of as many.
@@ -293,7 +284,7 @@ impl Broker {
     async fn is_running(&mut self) -> Result<bool> {
         match &mut self.node {
             Node::Given => Ok(true),
-            Node::Docker(container) => Ok(container.inner()?.is_running().await?),
+            Node::Docker(container) => container.is_running().await,
             Node::Local(node) => node.is_running(),
         }
     }
@@ -301,89 +292,8 @@ impl Broker {
     async fn log(&self) -> Result<String> {
         match &self.node {
             Node::Given => Ok(String::new()),
-            Node::Docker(container) => {
-                let log = container.inner()?.stdout_to_vec().await?;
-                Ok(String::from_utf8_lossy(&log).into_owned())
-            }
+            Node::Docker(container) => container.stdout().await,
             Node::Local(node) => node.log(),
-        }
-    }
-}
-
-/// A container with its data volume, on a port of 127.0.0.1 that a restart keeps.
-struct Container {
-    inner: Option<ContainerAsync<GenericImage>>,
-    port: u16,
-    /// testcontainers removes the container on drop; this does however this process ends.
-    /// Dropped last.
-    _reaper: Reaper,
-}
-
-impl Container {
-    async fn start(release: Release) -> Result<Container> {
-        let [port] = free_ports()?;
-        let name = format!("customer-relay-{}-{port}", std::process::id());
-        let reaper = Reaper::start(r#"docker rm --force --volumes "$1""#, &name)?;
-        let inner = image(release)
-            .with_container_name(name)
-            .with_mapped_port(port, 5672.tcp())
-            .with_host_config_modifier(move |host| {
-                host.memory = Some(CONTAINER_MEMORY_BYTES);
-                let binding = PortBinding {
-                    host_ip: Some("127.0.0.1".to_owned()),
-                    host_port: Some(port.to_string()),
-                };
-                host.port_bindings = Some([("5672/tcp".to_owned(), Some(vec![binding]))].into());
-            })
-            .with_startup_timeout(START_LIMIT)
-            .start()
-            .await
-            .with_context(|| format!("cannot start a container of {}", release.image()))?;
-        Ok(Container { inner: Some(inner), port, _reaper: reaper })
-    }
-
-    fn inner(&self) -> Result<&ContainerAsync<GenericImage>> {
-        self.inner.as_ref().context("the container is removed")
-    }
-
-    async fn kill(&self) -> Result<()> {
-        let docker = docker_client_instance().await?;
-        let sigkill = KillContainerOptionsBuilder::new().signal("KILL").build();
-        Ok(docker.kill_container(self.inner()?.id(), Some(sigkill)).await?)
-    }
-
-    async fn start_again(&self) -> Result<()> {
-        Ok(self.inner()?.start().await?)
-    }
-
-    async fn ctl(&self, args: &[&str]) -> Result<(bool, Vec<u8>, Vec<u8>)> {
-        let command = ["rabbitmqctl"].iter().chain(args).copied();
-        let mut run = self.inner()?.exec(ExecCommand::new(command)).await?;
-        let (out, err) = (run.stdout_to_vec().await?, run.stderr_to_vec().await?);
-        loop {
-            if let Some(code) = run.exit_code().await? {
-                return Ok((code == 0, out, err));
-            }
-            sleep(POLL).await;
-        }
-    }
-
-    async fn stop(mut self) -> Result<()> {
-        match self.inner.take() {
-            Some(container) => Ok(container.rm().await?),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        // testcontainers needs a runtime to remove it, and a test's main function may have none left.
-        if tokio::runtime::Handle::try_current().is_err()
-            && let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build()
-        {
-            let _inside = runtime.enter();
-            drop(self.inner.take());
         }
     }
 }
@@ -426,10 +336,6 @@ async fn stated_version(url: &str) -> Result<String> {
             return Ok(String::from_utf8_lossy(version).into_owned());
         }
     }
-}
-
-fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 #[expect(clippy::print_stderr, reason = "the person running the tests must see it")]

@@ -185,11 +185,16 @@ impl Reaper {
     pub fn tell(&mut self, line: &str) -> io::Result<()> {
         self.0.stdin.as_mut().map_or(Ok(()), |pipe| writeln!(pipe, "{line}"))
     }
+
+    /// Cleans up now.
+    pub fn finish(&mut self) {
+        // `wait` closes the pipe first.
+        self.0.wait().ok();
+    }
 }
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        // `wait` closes the pipe first.
-        self.0.wait().ok();
+        self.finish();
     }
 }

@@ -6,7 +6,10 @@
 pub mod bed;
 pub mod broker;
 pub mod chaos;
+pub mod container;
 pub mod local_node;
+pub mod local_postgres;
+pub mod postgres;
 pub mod process;
 pub mod queues;
 pub mod relay;
@@ -45,4 +48,16 @@ pub fn seed() -> Result<u64> {
         Ok(seed) => seed.parse().context("TEST_SEED is no number"),
         Err(_) => Ok(rand::random_range(0..1_000_000)),
     }
+}
+
+/// A setting of the tests; an empty one is none.
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The end of a log, for an error's text.
+fn tail(log: &str) -> String {
+    const LINES_SHOWN: usize = 40;
+    let left_out = log.lines().count().saturating_sub(LINES_SHOWN);
+    log.lines().skip(left_out).collect::<Vec<_>>().join("\n")
 }
