@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use crate::harness::{Context, suite};
 use crate::support::seed;
 use storm::conserve::{Account, account};
+use storm::converge;
 use storm::crm::Published;
 use storm::events::{Event, Fate, Fields};
 use storm::evidence::{Allowance, Customer, Evidence, Message};
@@ -15,7 +16,8 @@ use storm::plan::{Plan, Scale};
 
 suite!(
 OwnBroker:
-    every_event_has_its_end_in_a_storm_of_faults;
+    every_event_has_its_end_in_a_storm_of_faults,
+    the_portal_converges_in_a_storm_of_faults;
 NoBroker:
     a_seed_decides_the_whole_plan,
     the_checker_accepts_the_ends_that_are_right,
@@ -25,10 +27,21 @@ NoBroker:
     the_checker_notices_doubles_that_nothing_explains,
     the_checker_notices_values_of_another_customer,
     the_checker_notices_calls_at_once,
+    the_checker_notices_a_customer_that_did_not_converge,
 );
 
+/// Odd seeds have no ledger.
 async fn every_event_has_its_end_in_a_storm_of_faults(context: Context) -> Result<()> {
-    let plan = storm::plan(seed()?, Scale::SHORT)?;
+    weather(context, seed()? | 1).await
+}
+
+/// Even seeds have one.
+async fn the_portal_converges_in_a_storm_of_faults(context: Context) -> Result<()> {
+    weather(context, seed()? & !1).await
+}
+
+async fn weather(context: Context, seed: u64) -> Result<()> {
+    let plan = storm::plan(seed, Scale::SHORT)?;
     let broker = context.own_broker().await?;
     let bed = context.bed_on(&broker, &plan.simulator_args()).await?;
     let report = storm::run(plan, bed, broker).await?;
@@ -167,4 +180,18 @@ async fn the_checker_notices_calls_at_once(_: Context) -> Result<()> {
     ensure!(account(&events(), &wrong).findings.is_empty(), "a kill explains it");
     wrong.customers[0].most_at_once = 3;
     finds(&wrong, "C-1: 3 calls at once")
+}
+
+async fn the_checker_notices_a_customer_that_did_not_converge(_: Context) -> Result<()> {
+    let events = vec![event("C-1", Fate::Applied, 0), event("C-1", Fate::Applied, 1)];
+    let published = Published { sent: vec![1, 1], confirmed: vec![1, 1] };
+    let held = |number: usize| {
+        let fields = events[number].fields.clone();
+        let customers = vec![Customer { id: "C-1".into(), fields, ..Customer::default() }];
+        Evidence { published: published.clone(), customers, ..Evidence::default() }
+    };
+    assert_eq!(converge::account(&events, &held(1)).findings, Vec::<String>::new());
+    let findings = converge::account(&events, &held(0)).findings;
+    assert!(findings[0].starts_with("1 customers did not converge"), "{findings:?}");
+    Ok(())
 }

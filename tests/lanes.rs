@@ -31,7 +31,7 @@ async fn a_customers_events_go_one_at_a_time_and_in_order_beside_others(
 ) -> Result<()> {
     const IN_FLIGHT: u64 = 4;
     let mut bed = context.bed_with(&["--latency", "5ms"]).await?;
-    bed.settings.set("worker.in_flight", &IN_FLIGHT.to_string());
+    bed.settings.set("worker.in_flight", &IN_FLIGHT.to_string()).set("worker.merge", "false");
     bed.declare().await?;
     let events: Vec<Value> = (0..500)
         .map(|n| bed.event(&format!("e{n}"), &format!("C{}", n % 10), &number(n / 10)))
@@ -51,7 +51,7 @@ async fn a_customers_events_go_one_at_a_time_and_in_order_beside_others(
 
 async fn what_waits_behind_a_retry_follows_it_and_ends_in_order(context: Context) -> Result<()> {
     let mut bed = context.bed_with(&["--latency", "300ms"]).await?;
-    bed.settings.set("retry.immediate_retries", "0");
+    bed.settings.set("retry.immediate_retries", "0").set("worker.merge", "false");
     bed.declare().await?;
     bed.simulator.fault(json!({"times": 1, "fault": {"kind": "status", "code": 503}})).await?;
     let events: Vec<Value> =
@@ -68,7 +68,7 @@ async fn what_waits_behind_a_retry_follows_it_and_ends_in_order(context: Context
 
 async fn a_hanging_customer_does_not_hold_up_others(context: Context) -> Result<()> {
     let mut bed = context.bed().await?;
-    bed.settings.set("portal.timeout", "5s").set("worker.in_flight", "2");
+    bed.settings.set("portal.timeout", "5s").set("worker.in_flight", "2").set("worker.merge", "false");
     let relay = bed.start_relay().await?;
     let rule = json!({"match": {"entity_id": "hangs"}, "times": 1, "fault": {"kind": "hang"}});
     bed.simulator.fault(rule).await?;

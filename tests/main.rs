@@ -14,12 +14,14 @@ mod broker_faults;
 mod chaos;
 mod cli;
 mod config;
+mod converge;
 mod crash;
 mod credentials;
 mod dead_letter;
 mod delivery;
 mod house;
 mod lanes;
+mod ledger;
 mod orders;
 mod outage;
 mod poison;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         ("dead_letter", dead_letter::suite()),
         ("retry", retry::suite()),
         ("lanes", lanes::suite()),
+        ("ledger", ledger::suite()),
         ("credentials", credentials::suite()),
         ("trace", trace::suite()),
         ("outage", outage::suite()),
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         ("orders", orders::suite()),
         ("scope", scope::suite()),
         ("simulation", simulation::suite()),
+        ("converge", converge::suite()),
         ("crash", crash::suite()),
         ("broker_faults", broker_faults::suite()),
         ("chaos", chaos::suite()),

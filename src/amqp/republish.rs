@@ -33,12 +33,14 @@ pub struct NewMessage {
 }
 
 impl NewMessage {
-    /// A persistent message with no more than a type of content, for events read from a file.
-    pub fn event(content_type: &str, message_id: &str) -> NewMessage {
+    /// A persistent message with no more than a type of content and a timestamp, for events read
+    /// from a file: one that tells no time of its own has that of its publishing.
+    pub fn event(content_type: &str, message_id: &str, now: Timestamp) -> NewMessage {
         NewMessage {
             properties: BasicProperties::default()
                 .with_content_type(content_type.into())
                 .with_message_id(message_id.into())
+                .with_timestamp(u64::try_from(now.as_second()).unwrap_or_default())
                 .with_delivery_mode(PERSISTENT),
         }
     }

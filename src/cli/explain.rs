@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{Exit, output};
 use crate::clock;
 use crate::config::Config;
-use crate::domain::admission::{self, Admission};
+use crate::domain::admission::{self, Admission, Rules};
 use crate::domain::dead_letter::Reason;
 use crate::domain::event::{CustomerUpdated, Envelope};
 use crate::domain::field::Field;
@@ -34,9 +34,7 @@ pub(super) struct Args {
 pub(super) fn explain(args: &Args, config: &Config) -> anyhow::Result<Exit> {
     let body = read(&args.file)?;
     let explained = match admit(config, &body) {
-        Ok(Admission { event, update, .. }) => {
-            Explained::Sent(Box::new(Sent::new(config, event, update)))
-        }
+        Ok(admission) => Explained::Sent(Box::new(Sent::new(config, admission))),
         Err(verdict) => Explained::Unsent(verdict),
     };
     if args.json {
@@ -63,17 +61,21 @@ enum Explained {
     Unsent(Verdict),
 }
 
-/// What the worker does with a message of this body, up to the call.
+/// What the worker does with a message of this body, up to the call. A body without time and
+/// sequence is no fault yet: its message may have a timestamp.
 pub(super) fn admit(config: &Config, body: &[u8]) -> Result<Admission, Verdict> {
     let now = clock::now();
     let envelope =
         Envelope { body, kind: config.rules.mapping.default_type(), ..Envelope::default() };
-    admission::admit(&envelope, &History::new(now), &config.rules, &config.retry.tiers, now)
+    let rules = Rules { orders_by_arrival: true, ..config.rules.clone() };
+    admission::admit(&envelope, &History::new(now), &rules, &config.retry.tiers, now)
         .map_err(|refused| refused.verdict)
 }
 
 struct Sent {
     event: CustomerUpdated,
+    /// What is said of an event whose place among its customer's is not told by its body.
+    unordered: Option<&'static str>,
     update: Update,
     request: SignedRequest,
     canonical: String,
@@ -83,7 +85,7 @@ struct Sent {
 }
 
 impl Sent {
-    fn new(config: &Config, event: CustomerUpdated, update: Update) -> Sent {
+    fn new(config: &Config, Admission { event, place, update }: Admission) -> Sent {
         let portal = &config.portal;
         let request = sign(&update, portal.field_order, &portal.secret_key.value);
         let url = portal.url.as_ref().map_or_else(
@@ -97,10 +99,20 @@ impl Sent {
                 .map(|(name, call)| possible(config, &update, name, &call))
                 .collect(),
             timetable: config.retry.timetable(),
+            unordered: place.is_unordered().then(|| unordered(config)),
             event,
             update,
             request,
         }
+    }
+}
+
+fn unordered(config: &Config) -> &'static str {
+    if config.rules.orders_by_arrival {
+        "neither time nor sequence: its place is that of its first receipt (order.missing)"
+    } else {
+        "neither time nor sequence: its message needs a timestamp, or it is a dead letter \
+         (order.missing)"
     }
 }
 
@@ -230,7 +242,7 @@ impl Explained {
             }}),
             Explained::Sent(sent) => json!({
                 "event": {"id": sent.event.id, "time": sent.event.time.map(|time| time.to_string()),
-                          "sequence": sent.event.sequence},
+                          "sequence": sent.event.sequence, "order": sent.unordered},
                 "fields": sent.update.values()
                     .map(|(field, value)| (field.name().to_owned(), json!(value)))
                     .collect::<Map<String, Value>>(),
@@ -264,8 +276,11 @@ impl Explained {
 
 impl Sent {
     fn to_text(&self) -> String {
-        let mut lines = vec!["fields sent".to_owned()];
+        let mut lines = vec!["fields sent, as far as nothing newer was applied".to_owned()];
         lines.extend(self.update.values().map(|(field, value)| format!("  {field:<10} {value}")));
+        if let Some(unordered) = self.unordered {
+            lines.extend(["order".to_owned(), format!("  {unordered}")]);
+        }
         for (title, text) in [
             ("form", &self.request.form),
             ("hashed (*** is the secret key)", &self.canonical),

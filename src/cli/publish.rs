@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{Exit, block_on, output};
 use crate::amqp::{Feed, NewMessage};
+use crate::clock;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -146,7 +147,7 @@ fn message(line: &[u8]) -> NewMessage {
     let id = event.as_ref().filter(|_| structured).and_then(|event| event.get("id")?.as_str());
     let id =
         id.filter(|id| id.len() <= 255).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
-    NewMessage::event(content_type, &id)
+    NewMessage::event(content_type, &id, clock::now())
 }
 
 fn progress_bar() -> ProgressBar {

@@ -19,13 +19,16 @@ type Group = (String, Option<String>, Option<String>, Option<String>);
 /// Judges a file of JSON lines; exit 1 if any of them would be a dead letter.
 pub(super) fn check(file: &Path, config: &Config, as_json: bool) -> anyhow::Result<Exit> {
     let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let (mut events, mut refused) = (0, BTreeMap::<Group, (u64, usize)>::new());
+    let (mut events, mut unordered) = (0, 0);
+    let mut refused = BTreeMap::<Group, (u64, usize)>::new();
     for (number, line) in (1_usize..).zip(text.split(|byte| *byte == b'\n')) {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
         events += 1;
-        if let Err(Verdict::DeadLetter(dead)) = admit(config, line) {
+        let admitted = admit(config, line);
+        unordered += u64::from(admitted.as_ref().is_ok_and(|one| one.place.is_unordered()));
+        if let Err(Verdict::DeadLetter(dead)) = admitted {
             let text = |text: Option<&str>| text.map(str::to_owned);
             let group = (
                 dead.reason.name().to_owned(),
@@ -38,11 +41,17 @@ pub(super) fn check(file: &Path, config: &Config, as_json: bool) -> anyhow::Resu
     }
     let count: u64 = refused.values().map(|(count, _)| count).sum();
     if as_json {
-        output::print_json(&json!({"events": events, "refused": count,
+        output::print_json(&json!({"events": events, "refused": count, "unordered": unordered,
             "groups": refused.iter().map(group_json).collect::<Vec<_>>()}))?;
     } else {
         let mut lines = vec![format!("{events} events, {count} would be dead letters")];
         lines.extend(refused.iter().map(group_line));
+        if unordered > 0 {
+            lines.push(format!(
+                "{unordered:>8}  have neither time nor sequence: their messages need a timestamp \
+                 (order.missing)"
+            ));
+        }
         output::print(&lines.join("\n"))?;
     }
     Ok(if count == 0 { Exit::Done } else { Exit::Failed })

@@ -57,7 +57,8 @@ impl Plan {
     /// The values to send; `None` if they are all of the first candidate's, and no other's.
     pub fn update(&self, candidates: &[Candidate<'_>]) -> Option<Update> {
         let first = candidates.first()?.update;
-        if self.shares.first() == Some(&first.fields()) {
+        let (share, others) = self.shares.split_first()?;
+        if *share == first.fields() && others.iter().all(|share| share.is_empty()) {
             return None;
         }
         let owner = |field| self.shares.iter().position(|share| share.contains(field));

@@ -6,6 +6,7 @@ mod fuse;
 mod gate;
 mod group;
 mod handle;
+mod housekeep;
 mod report;
 mod session;
 mod settle;
@@ -99,7 +100,8 @@ pub async fn run(
         ended = session::consume_until_stopped(&worker) => ended?,
         () = watch_credentials(&worker) => {}
         () = keep_time(&worker) => {}
-        () = start::watch_ledger(&worker) => {}
+        () = housekeep::obey_health(&worker) => {}
+        () = housekeep::sweep_ledger(&worker) => {}
     }
     Ok(worker.tally.report())
 }
@@ -204,11 +206,12 @@ impl Worker {
         let change = group.change(now);
         let tier = verdicts.first().and_then(Verdict::tier);
         let mut ends: Vec<End> = Vec::with_capacity(verdicts.len());
-        let tiers = &self.config.retry.tiers;
+        let (tiers, is_fenced) = (&self.config.retry.tiers, self.ledger.about().is_some());
         for (member, verdict) in group.members.into_iter().zip(verdicts) {
             let event = &member.version.place.event;
+            // Without a ledger nothing would keep it from overwriting what is newer by then.
             let danger = match verdict {
-                Verdict::Applied => group.row.endangered(event, now),
+                Verdict::Applied if is_fenced => group.row.endangered(event, now),
                 _ => None,
             };
             let Admitted { delivery, history, .. } = *member.admitted;

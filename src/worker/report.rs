@@ -34,10 +34,9 @@ impl fmt::Display for Report {
         let Report { waiting, dead, doubled, forgotten, .. } = self;
         write!(
             f,
-            "{applied} applied, {superseded} superseded ({withheld_fields} fields withheld), \
-             {ignored} ignored, {retried} to a retry, {waiting} to wait or \
+            "{applied} applied, {ignored} ignored, {retried} to a retry, {waiting} to wait or \
              handed back, {dead} dead letters; {doubled} settled but not acked, {forgotten} left \
-             to redelivery"
+             to redelivery; {superseded} superseded, {withheld_fields} fields withheld"
         )
     }
 }

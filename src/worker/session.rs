@@ -15,6 +15,8 @@ use crate::pauses::Pauses;
 
 /// Between two looks at orders and the broker's health.
 const LOOK: Duration = Duration::from_secs(2);
+/// For a thousand deliveries to come in.
+const GATHER: Duration = Duration::from_millis(200);
 /// So many looks in a row at messages that wait while we have nothing: we are forgotten.
 const LOOKS_STARVED: u32 = 3;
 
@@ -160,6 +162,7 @@ async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
     let Session { mut deliveries, watch } = session;
     let mut intake = worker.gate.intake();
     intake.mark_changed();
+    let mut before = None;
     let mut watching = std::pin::pin!(keep_watch(worker, &watch));
     loop {
         let over = tokio::select! {
@@ -178,7 +181,12 @@ async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
             _ = intake.changed() => {
                 let wanted = *intake.borrow_and_update();
                 match change_intake(worker, &mut deliveries, wanted).await {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        if before.replace(wanted).is_some_and(|before| before != wanted) {
+                            gather(worker, wanted);
+                        }
+                        continue;
+                    }
                     Err(error) => error.to_string(),
                 }
             }
@@ -188,6 +196,14 @@ async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
         worker.config.broker.broker.avoid(deliveries.turn());
         deliveries.close().await;
         return SessionOver::Lost;
+    }
+}
+
+/// After an outage or a pause: what has piled up meanwhile comes in before the calls begin, so that
+/// what waits for one customer goes as one.
+fn gather(worker: &Worker, wanted: Intake) {
+    if wanted == Intake::Full && worker.config.worker.merges {
+        worker.gate.learn(|rules| rules.gather(clock::instant() + GATHER));
     }
 }
 

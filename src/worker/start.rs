@@ -1,26 +1,20 @@
 //! What a relay must have before it consumes: its ledger, and where only one relay may be active,
 //! the locks that say it is this one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::session::OpenError;
 use super::{StartError, Worker};
-use crate::amqp::{AmqpError, Hold, Link, hold, is_held, ledger_id};
-use crate::clock;
+use crate::amqp::{AmqpError, Hold, Link, PublishError, hold, is_held, ledger_id};
 use crate::config::Config;
-use crate::ledger::{Ledger, LedgerError, Store};
+use crate::ledger::{About, Ledger, LedgerError, Store};
 
 /// Between two looks whether the active relay is still there.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
 /// A lease outlives the calls that it is for by so much.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
-/// Between two times that the ledger is swept.
-const SWEEP_EVERY: Duration = Duration::from_hours(1);
-/// Retries that are overdue for so long are not coming: their messages were taken away.
-const OVERDUE: Duration = Duration::from_hours(7 * 24);
 
 /// Opens the ledger, as soon as no other relay of this host works on it. `None` if the worker was
 /// stopped before.
@@ -76,12 +70,22 @@ pub(super) async fn claim(worker: &Worker, link: &Link) -> Result<(), OpenError>
         Some(known) if known == own => Ok(()),
         Some(known) => Err(OpenError::ForeignLedger { known, own }),
         None => {
-            if let Err(error) = ledger_id::write(link, topology, about.id).await {
+            if let Err(error) = write_ledger_id(worker, about).await {
                 tracing::warn!(%error, "the ledger's id is not written yet; the next session tries");
             }
             Ok(())
         }
     }
+}
+
+/// On a connection of its own: one that has published is not read from any more while the broker has
+/// a memory alarm, and acks would not arrive.
+async fn write_ledger_id(worker: &Worker, about: &About) -> Result<(), PublishError> {
+    let broker = &worker.config.broker;
+    let link = broker.broker.connect("ledger-id").await?;
+    let written = ledger_id::write(&link, &broker.topology, about.id).await;
+    link.close().await;
+    written
 }
 
 /// Where several may be active, it is enough that none is that must be alone.
@@ -101,36 +105,5 @@ async fn may_be_active(worker: &Worker, link: &Link) -> Result<bool, AmqpError> 
             );
             Ok(true)
         }
-    }
-}
-
-/// Stops calls while nothing can be recorded, and sweeps the ledger now and then. Never ends.
-pub(super) async fn watch_ledger(worker: &Arc<Worker>) {
-    let mut health = worker.ledger.health();
-    let mut sweeps = tokio::time::interval(SWEEP_EVERY);
-    loop {
-        tokio::select! {
-            changed = health.changed() => {
-                if changed.is_err() {
-                    // There is no ledger.
-                    return std::future::pending().await;
-                }
-                let is_good = health.borrow_and_update().is_good();
-                worker.gate.learn(|rules| rules.set_lacks_ledger(!is_good));
-            }
-            _ = sweeps.tick() => sweep(worker).await,
-        }
-    }
-}
-
-async fn sweep(worker: &Worker) {
-    let Some(store) = worker.ledger.store() else { return };
-    let now = clock::now();
-    let before = |span| now.checked_sub(span).unwrap_or_default();
-    let limit = worker.config.ledger.retention.map(before);
-    match store.sweep(limit, before(OVERDUE)).await {
-        Ok(0) => {}
-        Ok(forgotten) => tracing::info!(forgotten, "customers not seen for ledger.retention"),
-        Err(error) => tracing::warn!(%error, "the ledger could not be swept"),
     }
 }

@@ -89,13 +89,16 @@ impl Bed {
         let latency = format!("{}ms", load.latency.as_millis());
         let simulator = Simulator::start(&["--log-requests", "0", "--latency", &latency]).await?;
         let mut settings = Settings::new(&self.broker.url(), &prefix, &simulator);
+        let state = tempfile::tempdir()?;
+        let ledger = format!("sqlite:{}", state.path().join("ledger.db").display());
+        settings.set("ledger.url", &ledger);
         settings.set("broker.prefetch", &load.prefetch.to_string());
         settings.set("worker.in_flight", &load.in_flight.to_string());
         let (code, _, error) = settings.command(&["topology", "apply"], b"").await?;
         ensure!(code == 0, "the topology cannot be declared: {error}");
         let (_, topology, _) = settings.command(&["topology", "show", "--json"], b"").await?;
         let topology = serde_json::from_str(&topology)?;
-        Ok(Stage { bed: self, prefix, load: *load, simulator, settings, topology })
+        Ok(Stage { bed: self, prefix, load: *load, simulator, settings, topology, _state: state })
     }
 }
 
@@ -107,6 +110,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) settings: Settings,
     prefix: String,
     topology: Value,
+    /// The relay's ledger.
+    _state: tempfile::TempDir,
 }
 
 impl Stage<'_> {

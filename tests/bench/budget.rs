@@ -52,8 +52,11 @@ pub(crate) fn all(
     let memory = wide.iter().flat_map(Series::peak_mib).fold(0.0, f64::max);
     let added = p99(lone, Candidate::Relay) - p99(lone, Candidate::BareReqwest);
     let start = durations(starts, Candidate::Relay);
+    let rates = |candidate| by_run(fast, candidate, Series::rates);
+    let kept = Spread::of_ratios(&rates(Candidate::Relay), &rates(Candidate::NoLedger)).median;
     vec![
         cpu(fast),
+        Budget::new("events/s short of ledger.url=none", "%", (1.0 - kept) * 100.0, 15.0),
         Budget {
             is_enforced: true,
             ..Budget::new("peak memory at prefetch 500", "MiB", memory, 64.0)
@@ -74,8 +77,11 @@ pub(crate) fn cpu(fast: &[Series]) -> Budget {
 
 /// By run.
 pub(crate) fn cpu_us(series: &[Series], candidate: Candidate) -> Vec<f64> {
-    let of = series.iter().filter(|one| one.candidate == candidate);
-    of.flat_map(Series::cpu_us).collect()
+    by_run(series, candidate, Series::cpu_us)
+}
+
+fn by_run(series: &[Series], candidate: Candidate, figure: fn(&Series) -> Vec<f64>) -> Vec<f64> {
+    series.iter().filter(|one| one.candidate == candidate).flat_map(figure).collect()
 }
 
 /// How far the relay stays behind what a slow portal allows.

@@ -12,8 +12,10 @@ const CALL_PATH: &str = "/airpay/ms/cards/api/update-customer";
 /// A program that drains the work queue into the portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Candidate {
-    /// `customer-relay run` as it comes: it writes a line an event.
+    /// `customer-relay run` as it comes: SQLite keeps its ledger, and it writes a line an event.
     Relay,
+    /// The same with no ledger.
+    NoLedger,
     /// The same without those lines.
     QuietRelay,
     /// The bare loop with lapin and reqwest.
@@ -24,8 +26,13 @@ pub(crate) enum Candidate {
 
 impl Candidate {
     /// All of them.
-    pub(crate) const ALL: [Candidate; 4] =
-        [Candidate::Relay, Candidate::QuietRelay, Candidate::BareReqwest, Candidate::BareHyper];
+    pub(crate) const ALL: [Candidate; 5] = [
+        Candidate::Relay,
+        Candidate::NoLedger,
+        Candidate::QuietRelay,
+        Candidate::BareReqwest,
+        Candidate::BareHyper,
+    ];
     /// Those that differ where the log plays no part.
     pub(crate) const LOOPS: [Candidate; 3] =
         [Candidate::Relay, Candidate::BareReqwest, Candidate::BareHyper];
@@ -34,6 +41,7 @@ impl Candidate {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Candidate::Relay => "relay",
+            Candidate::NoLedger => "relay (ledger.url=none)",
             Candidate::QuietRelay => "relay (log.filter=warn)",
             Candidate::BareReqwest => "bare loop, reqwest",
             Candidate::BareHyper => "bare loop, hyper",
@@ -46,6 +54,7 @@ impl Candidate {
         settings.set("portal.base_url", base_url);
         match self {
             Candidate::Relay => settings.launch_relay(),
+            Candidate::NoLedger => settings.set("ledger.url", "none").launch_relay(),
             Candidate::QuietRelay => settings.set("log.filter", "warn").launch_relay(),
             Candidate::BareReqwest => bare("reqwest", stage, base_url),
             Candidate::BareHyper => bare("hyper", stage, base_url),

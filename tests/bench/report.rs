@@ -20,6 +20,7 @@ pub(crate) fn fast(series: &[Series]) {
     for (name, candidate) in [
         ("bare reqwest", Candidate::BareReqwest),
         ("bare hyper", Candidate::BareHyper),
+        ("itself without its ledger", Candidate::NoLedger),
         ("itself without its log lines", Candidate::QuietRelay),
     ] {
         let ratio = Spread::of_ratios(&relay, &cpu_us(series, candidate));

@@ -40,7 +40,11 @@ pub fn row(report: &Report) -> String {
         report.took.as_secs_f64(),
         report.plan.events.all.len(),
         counts.join(" "),
-        if findings.is_empty() { "ok" } else { "FAILED" }
+        match (findings.is_empty(), report.plan.has_ledger) {
+            (true, true) => "ok, converged",
+            (true, false) => "ok",
+            (false, _) => "FAILED",
+        }
     )
 }
 

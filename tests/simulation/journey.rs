@@ -8,6 +8,7 @@ use customer_relay::domain::breaker::State;
 use customer_relay::domain::dead_letter::Reason;
 use customer_relay::domain::gate::{Gate, News, Pass, Ruling, Standing};
 use customer_relay::domain::history::History;
+use customer_relay::domain::lanes::Arrival;
 use customer_relay::domain::response::{Judgement, Outcome};
 use customer_relay::domain::verdict::{Verdict, decide};
 use customer_relay::domain::witness::{Call, Doubt};
@@ -29,7 +30,7 @@ impl World {
         let (tag, message) = self.broker.deliver().context("nothing to deliver")?;
         let customer = Arc::clone(&message.customer);
         self.hand.insert(tag, InHand { message, stage: Stage::Lane, is_again: false });
-        if let Some(tag) = self.lanes.arrive(&customer, tag) {
+        if let Arrival::Starts(tag) = self.lanes.arrive(&customer, tag) {
             self.ask(tag)?;
         }
         Ok(())
@@ -244,7 +245,7 @@ impl World {
         held.stage = Stage::Acking;
         let message = held.message.clone();
         match verdict {
-            Verdict::Applied | Verdict::Ignored { .. } => {}
+            Verdict::Applied | Verdict::Superseded | Verdict::Ignored { .. } => {}
             Verdict::Retry { tier, history } | Verdict::Wait { tier, history } => {
                 let history = history.clone();
                 self.broker.postpone(Message { history, ..message }, self.now + tier.delay());

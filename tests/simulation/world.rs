@@ -133,7 +133,7 @@ impl World {
             broker: Broker::default(),
             portal: Portal::new(),
             published: Vec::new(),
-            lanes: Lanes::default(),
+            lanes: Lanes::new(usize::MAX),
             hand: BTreeMap::new(),
             tickets: HashMap::new(),
             applied: None,
@@ -230,7 +230,7 @@ impl World {
         self.tally.crashes += 1;
         self.broker.lose_session();
         self.gate = gate(&self.config);
-        self.lanes = Lanes::default();
+        self.lanes = Lanes::new(usize::MAX);
         self.hand.clear();
         self.tickets.clear();
         (self.applied, self.control) = (None, None);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
 use super::process::{Output, Process};
-use super::queues::{Queues, Taken};
+use super::queues::{Queues, Taken, holds_events};
 use super::relay::{self, Settings};
 use super::simulator::Simulator;
 
@@ -108,13 +108,16 @@ impl Bed {
         self.publish_as(structured(), event.to_string().as_bytes()).await
     }
 
-    /// Publishes any message to the CRM's exchange.
+    /// Publishes any message to the CRM's exchange, with a timestamp as the CRM's library sets it:
+    /// a body without a time of its own needs one.
     pub async fn publish_as(&self, properties: BasicProperties, body: &[u8]) -> Result<()> {
+        let properties = stamped(properties);
         self.queues.publish(&self.exchange(), "customer.updated", properties, body).await
     }
 
     /// Publishes a message straight to the work queue, as retry tiers and replays do.
     pub async fn put_back(&self, properties: BasicProperties, body: &[u8]) -> Result<()> {
+        let properties = stamped(properties);
         self.queues.publish("", &self.queue("work"), properties, body).await
     }
 
@@ -172,7 +175,7 @@ impl Bed {
         for queue in topology["queues"].as_array().context("no queues")? {
             let name = queue["name"].as_str().context("no name")?;
             let depth = self.queues.depth(name).await?;
-            if depth > 0 {
+            if depth > 0 && holds_events(name) {
                 left.insert(name.to_owned(), depth);
             }
         }
@@ -214,6 +217,16 @@ async fn topology(settings: &Settings) -> Result<Value> {
     let (code, out, err) = settings.command(&["topology", "show", "--json"], b"").await?;
     ensure!(code == 0, "topology show: exit {code}\n{err}");
     Ok(serde_json::from_str(&out)?)
+}
+
+fn stamped(properties: BasicProperties) -> BasicProperties {
+    match properties.timestamp() {
+        Some(_) => properties,
+        None => {
+            let now = jiff::Timestamp::now().as_second();
+            properties.with_timestamp(u64::try_from(now).unwrap_or_default())
+        }
+    }
 }
 
 /// The properties of a structured event.

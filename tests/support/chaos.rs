@@ -140,7 +140,9 @@ async fn carry(
 ) -> io::Result<()> {
     let is_broken = move |now: &State| now.fault.breaks_connections() || now.breaks != breaks;
     let mut broken = state.clone();
-    unstalled(&mut state).await?;
+    if unstalled(&mut state, breaks).await.is_err() {
+        return client.set_zero_linger();
+    }
     let mut server = match TcpStream::connect(upstream).await {
         Ok(server) if !is_broken(&state.borrow()) => server,
         _ => return client.set_zero_linger(),
@@ -150,13 +152,11 @@ async fn carry(
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let ended = tokio::select! {
-        // First: what a stall held back must not slip through when a break ends it.
-        biased;
         // An error means that the proxy is dropped.
         _ = broken.wait_for(is_broken) => false,
         ended = async { tokio::try_join!(
-            pump(from_client, to_server, state.clone()),
-            pump(from_server, to_client, state.clone()),
+            pump(from_client, to_server, state.clone(), breaks),
+            pump(from_server, to_client, state.clone(), breaks),
         ) } => ended.is_ok(),
     };
     if !ended {
@@ -172,9 +172,10 @@ async fn pump(
     from: ReadHalf<'_>,
     to: WriteHalf<'_>,
     state: watch::Receiver<State>,
+    breaks: u64,
 ) -> io::Result<()> {
     let (queue, queued) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    tokio::try_join!(read(from, queue, state.clone()), write(queued, to, state))?;
+    tokio::try_join!(read(from, queue, state.clone(), breaks), write(queued, to, state, breaks))?;
     Ok(())
 }
 
@@ -182,13 +183,14 @@ async fn read(
     mut from: ReadHalf<'_>,
     queue: mpsc::Sender<(Sleep, Vec<u8>)>,
     mut state: watch::Receiver<State>,
+    breaks: u64,
 ) -> io::Result<()> {
     loop {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         if from.read_buf(&mut chunk).await? == 0 {
             return Ok(());
         }
-        let delay = unstalled(&mut state).await?;
+        let delay = unstalled(&mut state, breaks).await?;
         queue.send((sleep(delay), chunk)).await.map_err(io::Error::other)?;
     }
 }
@@ -197,18 +199,23 @@ async fn write(
     mut queued: mpsc::Receiver<(Sleep, Vec<u8>)>,
     mut to: WriteHalf<'_>,
     mut state: watch::Receiver<State>,
+    breaks: u64,
 ) -> io::Result<()> {
     while let Some((due, chunk)) = queued.recv().await {
         due.await;
-        unstalled(&mut state).await?;
+        unstalled(&mut state, breaks).await?;
         to.write_all(&chunk).await?;
     }
     to.shutdown().await
 }
 
-/// Waits out a stall and returns the delay that holds then.
-async fn unstalled(state: &mut watch::Receiver<State>) -> io::Result<Duration> {
+/// Waits out a stall and returns the delay that holds then. Fails if a break has ended it, however
+/// short: what a stall held back must not slip through behind the break.
+async fn unstalled(state: &mut watch::Receiver<State>, breaks: u64) -> io::Result<Duration> {
     let now = state.wait_for(|now| now.fault != Fault::Stall).await.map_err(io::Error::other)?;
+    if now.breaks != breaks {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
     Ok(match now.fault {
         Fault::Delay(delay) => delay,
         Fault::None | Fault::Stall | Fault::Reset | Fault::Refuse => Duration::ZERO,

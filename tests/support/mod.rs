@@ -7,6 +7,7 @@ pub mod bed;
 pub mod broker;
 pub mod chaos;
 pub mod container;
+pub mod crm;
 pub mod local_node;
 pub mod local_postgres;
 pub mod postgres;

@@ -164,7 +164,7 @@ impl Queues {
             let name = queue["name"].as_str().context("no name")?;
             let count =
                 self.channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
-            if count > 0 {
+            if count > 0 && holds_events(name) {
                 left.insert(name.to_owned(), count);
             }
         }
@@ -172,4 +172,9 @@ impl Queues {
         self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
         Ok(left)
     }
+}
+
+/// Whether a queue is for events: one tells which ledger they are fenced by.
+pub fn holds_events(queue: &str) -> bool {
+    !queue.ends_with(".ledger-id")
 }

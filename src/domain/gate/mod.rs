@@ -107,6 +107,8 @@ pub struct Gate {
     is_paused: bool,
     /// Nothing could be recorded: no calls.
     lacks_ledger: bool,
+    /// No calls before this time: what has piled up comes in, to be merged.
+    gathers_until: Option<Instant>,
     accepts_rejections: bool,
 }
 
@@ -124,6 +126,7 @@ impl Gate {
             is_recovering: false,
             is_paused: false,
             lacks_ledger: false,
+            gathers_until: None,
             accepts_rejections: false,
             policy,
         }
@@ -194,8 +197,7 @@ impl Gate {
         !self.is_stopped()
             && match self.breaker.state() {
                 State::Closed => {
-                    self.throttle.closed_until(now).is_none()
-                        && self.under_way < self.window.limit()
+                    self.closed_until(now).is_none() && self.under_way < self.window.limit()
                 }
                 State::Open { probe_at, .. } => probe_at <= now && !self.wants_control(now),
                 State::HalfOpen { .. } => false,
@@ -266,7 +268,7 @@ impl Gate {
             return None;
         }
         match self.breaker.state() {
-            State::Closed => self.throttle.closed_until(now),
+            State::Closed => self.closed_until(now),
             State::Open { .. } if self.breaker.prefers_control(now) => Some(now),
             State::Open { probe_at, .. } => Some(probe_at),
             State::HalfOpen { .. } => None,
@@ -322,6 +324,16 @@ impl Gate {
     /// The ledger fails, or works again.
     pub fn set_lacks_ledger(&mut self, lacks_ledger: bool) {
         self.lacks_ledger = lacks_ledger;
+    }
+
+    /// Lets what has piled up come in before the next call.
+    pub fn gather(&mut self, until: Instant) {
+        self.gathers_until = Some(until);
+    }
+
+    fn closed_until(&self, now: Instant) -> Option<Instant> {
+        let gathers_until = self.gathers_until.filter(|until| now < *until);
+        self.throttle.closed_until(now).max(gathers_until)
     }
 
     fn is_stopped(&self) -> bool {

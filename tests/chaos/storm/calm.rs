@@ -10,6 +10,7 @@ use super::evidence::{Customer, Message};
 use super::sky::Sky;
 use crate::support::bed::Bed;
 use crate::support::process::Process;
+use crate::support::queues::holds_events;
 
 /// How long the queues may take to empty.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -17,13 +18,13 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Empty looks in a row: a message in hand is in no queue that can be looked at.
 const LOOKS: usize = 4;
 
-/// All queues of the topology but the one for dead letters.
+/// All queues of the topology that should be empty in the end.
 pub async fn queues(bed: &Bed) -> Result<Vec<String>> {
     let (_, shown, _) = bed.settings.command(&["topology", "show", "--json"], b"").await?;
     let topology: Value = serde_json::from_str(&shown)?;
     let queues = topology["queues"].as_array().context("no queues")?;
     let names = queues.iter().filter_map(|queue| queue["name"].as_str().map(str::to_owned));
-    Ok(names.filter(|name| *name != bed.queue("dead")).collect())
+    Ok(names.filter(|name| *name != bed.queue("dead") && holds_events(name)).collect())
 }
 
 /// Returns when the queues are empty and the relay has ended and left them so, or when time is up.

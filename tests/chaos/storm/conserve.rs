@@ -6,7 +6,7 @@ use super::events::{Event, Fate, Fields, number};
 use super::evidence::{Allowance, Customer, Evidence, Message};
 
 /// So many events are named in a finding; the rest is counted.
-const NAMED: usize = 8;
+pub(super) const NAMED: usize = 8;
 
 /// The sums, and whatever breaks a promise.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +82,7 @@ fn applied(events: &[Event], customers: &[Customer], findings: &mut Vec<String>)
 }
 
 /// The reasons of each event's dead letters.
-fn letters<'a>(
+pub(super) fn letters<'a>(
     events: usize,
     letters: &'a [Message],
     findings: &mut Vec<String>,
@@ -158,7 +158,7 @@ fn wrong_ends(
 }
 
 /// One customer's calls go one at a time, but across a kill.
-fn overlaps(evidence: &Evidence, findings: &mut Vec<String>) {
+pub(super) fn overlaps(evidence: &Evidence, findings: &mut Vec<String>) {
     let allowance = evidence.allowance;
     let overlapping: Vec<_> =
         evidence.customers.iter().filter(|customer| customer.most_at_once > 1).collect();
@@ -174,7 +174,7 @@ fn overlaps(evidence: &Evidence, findings: &mut Vec<String>) {
     }
 }
 
-fn named(numbers: &[usize], events: &[Event]) -> String {
+pub(super) fn named(numbers: &[usize], events: &[Event]) -> String {
     let name = |number: &usize| format!("e{number} of {}", events[*number].customer);
     let names: Vec<String> = numbers.iter().take(NAMED).map(name).collect();
     let rest = numbers.len().saturating_sub(NAMED);

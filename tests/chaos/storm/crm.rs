@@ -82,8 +82,13 @@ impl Crm<'_> {
     }
 
     fn messages(&self) -> Vec<Vec<u8>> {
-        let time = jiff::Timestamp::now().to_string();
-        let message = |number| self.events.message(number, &self.exchange, &time);
+        let began = jiff::Timestamp::now();
+        let message = |number: usize| {
+            // In the order of their numbers.
+            let later = Duration::from_millis(number as u64);
+            let time = began.checked_add(later).unwrap_or(began).to_string();
+            self.events.message(number, &self.exchange, &time)
+        };
         (0..self.events.all.len()).map(|number| message(number).to_string().into_bytes()).collect()
     }
 

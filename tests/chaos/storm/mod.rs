@@ -4,6 +4,7 @@
 
 pub mod calm;
 pub mod conserve;
+pub mod converge;
 pub mod crm;
 pub mod events;
 pub mod evidence;
@@ -62,6 +63,10 @@ pub async fn run(plan: Plan, mut bed: Bed, mut broker: Broker) -> Result<Report>
     let began = Instant::now();
     let proxy = ChaosProxy::start(broker.address()).await?;
     set(&mut bed, &proxy.through(&broker.url()));
+    if !plan.has_ledger {
+        // Every event is to be known again at the portal, whole.
+        bed.settings.set("ledger.url", "none").set("worker.merge", "false");
+    }
     bed.declare().await?;
     let sky = Sky::new(plan.lasts);
     let mut portal = Portal::open(&bed.simulator).await?;
@@ -91,7 +96,11 @@ pub async fn run(plan: Plan, mut bed: Bed, mut broker: Broker) -> Result<Report>
     }
     let noted = sky.into_noted();
     evidence.allowance = allowance(&noted.injected, ambiguous_calls);
-    let mut account = conserve::account(&plan.events.all, &evidence);
+    let mut account = if plan.has_ledger {
+        converge::account(&plan.events.all, &evidence)
+    } else {
+        conserve::account(&plan.events.all, &evidence)
+    };
     account.findings.extend(noted.bad_ends);
     let (version, output) = (broker.version(), bed.output());
     if account.findings.is_empty() {
@@ -122,6 +131,7 @@ fn set(bed: &mut Bed, broker_url: &str) {
         ("portal.timeout", "2s"),
         ("retry.max_delay", "1600ms"),
         ("retry.max_attempts", "200"),
+        ("portal.settle_after", "4s"),
         ("worker.grace_period", "5s"),
         ("worker.in_flight", &IN_FLIGHT.to_string()),
     ] {

@@ -32,6 +32,9 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Does the portal say why it refuses, or just `fail`?
     pub is_portal_chatty: bool,
+    /// With a ledger the account is of what the portal holds in the end; without, of every event by
+    /// name.
+    pub has_ledger: bool,
 }
 
 impl Plan {
@@ -41,7 +44,8 @@ impl Plan {
         let is_portal_chatty = dice.random_bool(0.5);
         let faults = faults::draw(&mut dice, scale.lasts);
         let events = Events::draw(&mut dice, scale.events);
-        Plan { seed, lasts: scale.lasts, events, faults, is_portal_chatty }
+        let has_ledger = seed.is_multiple_of(2);
+        Plan { seed, lasts: scale.lasts, events, faults, is_portal_chatty, has_ledger }
     }
 
     /// Leaves out kinds of faults that a comma-separated list does not name.

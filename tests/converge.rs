@@ -1,0 +1,152 @@
+//! The portal converges: whatever retries, redeliveries, several relays and crashes do to the order
+//! of arrival, it ends with the newest value of every field.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::json;
+
+use crate::harness::{Context, suite};
+use crate::support::bed::Bed;
+use crate::support::crm::History;
+use crate::support::process::Process;
+use crate::support::{eventually, relay, seed};
+
+suite!(
+Broker:
+    one_relay_with_sqlite_ends_as_in_order_application_does,
+    without_the_fence_retries_overwrite_newer_values;
+Postgres:
+    three_relays_with_postgres_end_as_in_order_application_does,
+);
+
+const EVENTS: usize = 20_000;
+const CUSTOMERS: usize = 500;
+const LIMIT: Duration = Duration::from_mins(4);
+
+/// One call in five fails, and goes to a retry tier at once: what comes later overtakes.
+async fn stage(context: &Context) -> Result<Bed> {
+    let mut bed = context.bed_with(&["--log-requests", "0"]).await?;
+    for (key, value) in [
+        ("retry.immediate_retries", "0"),
+        ("retry.max_attempts", "200"),
+        ("broker.prefetch", "400"),
+        ("log.filter", "warn,customer_relay::cli=info,customer_relay::worker::session=info,lapin=off"),
+    ] {
+        bed.settings.set(key, value);
+    }
+    bed.declare().await?;
+    let fails = json!({"kind": "status", "code": 503, "envelope": true});
+    bed.simulator.fault(json!({"match": {"every": 5}, "fault": fails})).await?;
+    Ok(bed)
+}
+
+/// Publishes it all, and waits until nothing is left.
+async fn relay_all(bed: &Bed, history: &History) -> Result<()> {
+    bed.queues.publish_events(&bed.exchange(), &history.events).await?;
+    let tiers = ["100ms", "150ms", "200ms", "300ms", "400ms"].map(|tier| format!("retry.{tier}"));
+    let queues: Vec<String> =
+        tiers.iter().map(String::as_str).chain(["work"]).map(|name| bed.queue(name)).collect();
+    let mut calm = 0;
+    eventually("empty queues and no call", LIMIT, || async {
+        let before = bed.simulator.stats().await?["calls"].clone();
+        let mut left = 0;
+        for queue in &queues {
+            left += bed.queues.depth(queue).await?;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let is_calm = left == 0 && before == bed.simulator.stats().await?["calls"];
+        Ok(is_calm.then_some(()))
+    })
+    .await?;
+    // Once more: a message may have been between two queues at each look.
+    while calm < 5 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut left = 0;
+        for queue in &queues {
+            left += bed.queues.depth(queue).await?;
+        }
+        calm = if left == 0 { calm + 1 } else { 0 };
+    }
+    Ok(())
+}
+
+/// How often each relay said that fields were withheld, all in all.
+fn withheld(output: &str) -> u64 {
+    let counts = output.split(" superseded, ").skip(1);
+    counts.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+async fn customers_overlap(bed: &Bed) -> Result<usize> {
+    let customers = bed.simulator.customers().await?;
+    let mut overlapping = 0;
+    for customer in &customers {
+        overlapping += usize::from(customer["max_in_flight"].as_u64() > Some(1));
+    }
+    Ok(overlapping)
+}
+
+async fn end(relays: Vec<Process>) -> Result<String> {
+    let mut output = String::new();
+    for one in relays {
+        output += &relay::stop(one).await?;
+    }
+    Ok(output)
+}
+
+async fn one_relay_with_sqlite_ends_as_in_order_application_does(context: Context) -> Result<()> {
+    let seed = seed()?;
+    let mut dice = StdRng::seed_from_u64(seed);
+    let mut bed = stage(&context).await?;
+    bed.settings.set("worker.merge", "false");
+    let history = History::draw(bed.prefix(), EVENTS, CUSTOMERS, &mut dice);
+    let relay = bed.start_relay().await?;
+    relay_all(&bed, &history).await?;
+    let wrong = history.wrong_fields(&bed).await?;
+    ensure!(wrong.is_empty(), "TEST_SEED={seed}: {} wrong: {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+    let withheld = withheld(&end(vec![relay]).await?);
+    println!("SQLite, one relay: {EVENTS} events, 0 wrong fields; the fence withheld {withheld} older values");
+    ensure!(withheld > 100, "nothing was put to the test");
+    ensure!(customers_overlap(&bed).await? == 0, "two calls for one customer at once");
+    bed.finish().await
+}
+
+async fn without_the_fence_retries_overwrite_newer_values(context: Context) -> Result<()> {
+    let mut dice = StdRng::seed_from_u64(seed()?);
+    let mut bed = stage(&context).await?;
+    bed.settings.set("worker.merge", "false").set("ledger.url", "none");
+    let history = History::draw(bed.prefix(), EVENTS / 4, CUSTOMERS / 4, &mut dice);
+    let relay = bed.start_relay().await?;
+    relay_all(&bed, &history).await?;
+    let wrong = history.wrong_fields(&bed).await?.len();
+    let fields: usize = history.expected.values().map(std::collections::BTreeMap::len).sum();
+    println!("no ledger: {wrong} of {fields} fields ended wrong after {} events", EVENTS / 4);
+    ensure!(wrong > 0, "the test above proves nothing");
+    end(vec![relay]).await?;
+    bed.finish().await
+}
+
+async fn three_relays_with_postgres_end_as_in_order_application_does(
+    context: Context,
+) -> Result<()> {
+    let seed = seed()?;
+    let mut dice = StdRng::seed_from_u64(seed);
+    let mut bed = stage(&context).await?;
+    let postgres = context.postgres().await?;
+    bed.settings.set("ledger.url", &postgres.database().await?).set("broker.prefetch", "150");
+    let history = History::draw(bed.prefix(), EVENTS, CUSTOMERS, &mut dice);
+    let mut relays = Vec::new();
+    for _ in 0..3 {
+        relays.push(bed.start_relay().await?);
+    }
+    relay_all(&bed, &history).await?;
+    let wrong = history.wrong_fields(&bed).await?;
+    ensure!(wrong.is_empty(), "TEST_SEED={seed}: {} wrong: {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+    let withheld = withheld(&end(relays).await?);
+    println!("PostgreSQL, three relays: {EVENTS} events, 0 wrong fields; the fence withheld {withheld} values, merging included");
+    ensure!(withheld > 100, "nothing was put to the test");
+    ensure!(customers_overlap(&bed).await? == 0, "two calls for one customer at once");
+    bed.finish().await
+}
