@@ -183,6 +183,12 @@ impl Row {
         Duration::try_from(mark.until.duration_since(now)).ok().filter(|left| !left.is_zero())
     }
 
+    /// A call that may still be under way: until when, and whose, if that is known.
+    pub fn under_way(&self, now: Timestamp) -> Option<(Timestamp, Option<&str>)> {
+        let mark = self.mark.as_ref().filter(|mark| mark.until > now)?;
+        Some((mark.until, mark.event.as_deref()))
+    }
+
     /// Forgets a mark that has run out.
     pub fn lift_mark(&mut self, now: Timestamp) {
         self.mark.take_if(|mark| mark.until <= now);

@@ -6,6 +6,8 @@
 
 mod batch;
 mod change;
+mod migrate;
+mod place;
 mod postgres;
 mod schema;
 mod sqlite;
@@ -22,6 +24,8 @@ use uuid::Uuid;
 use crate::domain::row::Row;
 use batch::{Desk, Kind};
 pub use change::{Change, Committed, DeadNote, Note, PendingNote};
+pub use migrate::Migration;
+pub use place::Place;
 pub use store::{Account, Condition, Store};
 pub use target::{InvalidTarget, Target};
 
@@ -31,12 +35,25 @@ pub enum LedgerError {
     /// It is not there, or not reached.
     #[error("the ledger cannot be reached: {0}")]
     Unreachable(String),
+    /// There is none yet; the text says how it comes to be.
+    #[error("there is no ledger: {0}")]
+    Missing(String),
     /// It does not work as it should; the text says what to do.
     #[error("the ledger does not work: {0}")]
     Broken(String),
     /// Another relay uses it.
     #[error("the ledger is in use by another relay ({0})")]
     InUse(String),
+}
+
+impl LedgerError {
+    /// Whether it is only not to be had now.
+    pub fn is_out_of_reach(&self) -> bool {
+        match self {
+            LedgerError::Unreachable(_) | LedgerError::Missing(_) | LedgerError::InUse(_) => true,
+            LedgerError::Broken(_) => false,
+        }
+    }
 }
 
 /// What tells a ledger from all others.

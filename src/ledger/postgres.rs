@@ -341,6 +341,35 @@ impl Postgres {
         Ok(look.await?)
     }
 
+    /// Removes what a copy that did not end has left.
+    pub(super) async fn clear(&self) -> Result<(), LedgerError> {
+        let clear = async {
+            let client = self.client().await?;
+            client.batch_execute("TRUNCATE customers, pending, dead").await?;
+            Ok::<_, Fault>(())
+        };
+        Ok(clear.await?)
+    }
+
+    /// Who works on it beside us, if anybody. A relay that is paused holds no lease, but its
+    /// connections tell.
+    pub(super) async fn in_use_by(&self) -> Result<Option<String>, LedgerError> {
+        let look = async {
+            let client = self.client().await?;
+            let select = "SELECT (SELECT count(*) FROM customers
+                                  WHERE owner IS NOT NULL AND leased_until > clock_timestamp()),
+                                 (SELECT count(*) FROM pg_stat_activity
+                                  WHERE datname = current_database() AND pid <> pg_backend_pid()
+                                      AND application_name = current_setting('application_name'))";
+            let found = client.query_one(select, &[]).await?;
+            Ok::<_, Fault>((found.get::<_, i64>(0), found.get::<_, i64>(1)))
+        };
+        let (leases, connections) = look.await?;
+        Ok((leases + connections > 0).then(|| {
+            format!("{leases} customers are leased, {connections} other connections are open")
+        }))
+    }
+
     pub(super) async fn sweep(
         &self,
         limit: Option<Timestamp>,

@@ -96,8 +96,8 @@ impl Sqlite {
     pub(super) fn visit(path: &Path) -> Result<Sqlite, LedgerError> {
         match path.try_exists() {
             Ok(true) => Sqlite::connect(path, None),
-            Ok(false) => Err(LedgerError::Unreachable(format!(
-                "there is no file {}: `customer-relay run` makes it; is ledger.url right?",
+            Ok(false) => Err(LedgerError::Missing(format!(
+                "no file {}; `customer-relay run` makes it; is ledger.url right?",
                 path.display()
             ))),
             Err(error) => Err(broken(path, &error.to_string())),
@@ -242,6 +242,13 @@ impl Sqlite {
         let said = said.collect::<Result<Vec<_>, _>>()?;
         let mut faults: Vec<String> = said.into_iter().filter(|line| line != "ok").collect();
         faults.extend(self.open_to_others());
+        drop(check);
+        drop(reader);
+        Ok(Condition { faults, ..self.counts()? })
+    }
+
+    pub(super) fn counts(&self) -> Result<Condition, Fault> {
+        let reader = self.reader();
         let count = |table: &str| -> Result<u64, Fault> {
             let count = reader.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
                 row.get::<_, i64>(0)
@@ -249,7 +256,17 @@ impl Sqlite {
             Ok(u64::try_from(count).unwrap_or_default())
         };
         let (customers, pending, dead) = (count("customers")?, count("pending")?, count("dead")?);
-        Ok(Condition { customers, pending, dead, faults })
+        Ok(Condition { customers, pending, dead, faults: Vec::new() })
+    }
+
+    /// Removes what a copy that did not end has left.
+    pub(super) fn clear(&self) -> Result<(), Fault> {
+        let mut writer = self.writer();
+        let transaction = writer.transaction()?;
+        for table in ["customers", "pending", "dead"] {
+            transaction.execute(&format!("DELETE FROM {table}"), [])?;
+        }
+        Ok(transaction.commit()?)
     }
 
     /// A file that others may read, which it never is when we make it.

@@ -32,6 +32,14 @@ pub struct Account {
     pub dead: Vec<DeadNote>,
 }
 
+impl Account {
+    /// Whether nothing is known of the customer. A row without anything in it only holds a lease.
+    pub fn is_empty(&self) -> bool {
+        let is_blank = |(row, _): &(Row, Timestamp)| *row == Row::default();
+        self.row.as_ref().is_none_or(is_blank) && self.pending.is_empty() && self.dead.is_empty()
+    }
+}
+
 /// How a ledger is.
 #[derive(Clone, Debug)]
 pub struct Condition {
@@ -56,6 +64,7 @@ pub(super) struct Stored {
 /// Everything of a ledger but what tells it from others, one part of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Part {
+    /// By key; the last one is where the next part begins.
     pub(super) customers: Vec<Stored>,
     pub(super) pending: Vec<(CustomerKey, PendingNote)>,
     pub(super) dead: Vec<(Option<CustomerKey>, DeadNote)>,
@@ -65,18 +74,26 @@ impl Store {
     /// The worker's own: made if it is not there, and held against other relays where only one may
     /// work on it.
     pub async fn open_to_work(target: &Target) -> Result<Option<(Store, About)>, LedgerError> {
-        let store = match target {
-            Target::None => return Ok(None),
-            Target::Sqlite(path) => {
-                Store::Sqlite(Arc::new(in_background(path, Sqlite::open_to_work).await?))
-            }
-            Target::Postgres(config) => Store::Postgres(Postgres::connect(config).await?),
-        };
+        let Some(store) = Store::reach(target).await? else { return Ok(None) };
         let about = match store.prepare().await? {
             Some(about) => about,
             None => store.found(About::new(clock::now())).await?,
         };
         Ok(Some((store, about)))
+    }
+
+    /// Opened to work on; whatever is in it is not looked at yet.
+    pub(super) async fn reach(target: &Target) -> Result<Option<Store>, LedgerError> {
+        match target {
+            Target::None => Ok(None),
+            Target::Sqlite(path) => {
+                let sqlite = in_background(path, Sqlite::open_to_work).await?;
+                Ok(Some(Store::Sqlite(Arc::new(sqlite))))
+            }
+            Target::Postgres(config) => {
+                Ok(Some(Store::Postgres(Postgres::connect(config).await?)))
+            }
+        }
     }
 
     /// For a look, or an operator's change beside a relay at work. Nothing is made.
@@ -89,20 +106,20 @@ impl Store {
             Target::Postgres(config) => Store::Postgres(Postgres::connect(config).await?),
         };
         let about = store.about().await?.ok_or_else(|| {
-            LedgerError::Broken(format!("there is no ledger in {target}: `customer-relay run` makes one"))
+            LedgerError::Missing(format!("none in {target}; `customer-relay run` makes it"))
         })?;
         Ok(Some((store, about)))
     }
 
     /// Brings the tables up to date; what is known of the ledger, if it is not new.
-    async fn prepare(&self) -> Result<Option<About>, LedgerError> {
+    pub(super) async fn prepare(&self) -> Result<Option<About>, LedgerError> {
         match self {
             Store::Sqlite(sqlite) => on(sqlite, Sqlite::prepare).await,
             Store::Postgres(postgres) => postgres.prepare().await,
         }
     }
 
-    async fn about(&self) -> Result<Option<About>, LedgerError> {
+    pub(super) async fn about(&self) -> Result<Option<About>, LedgerError> {
         match self {
             Store::Sqlite(sqlite) => on(sqlite, Sqlite::about).await,
             Store::Postgres(postgres) => postgres.about().await,
@@ -110,7 +127,7 @@ impl Store {
     }
 
     /// Makes it a ledger of its own; what it is, if somebody else was quicker.
-    async fn found(&self, about: About) -> Result<About, LedgerError> {
+    pub(super) async fn found(&self, about: About) -> Result<About, LedgerError> {
         match self {
             Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.found(&about)).await,
             Store::Postgres(postgres) => postgres.found(&about).await,
@@ -161,6 +178,30 @@ impl Store {
         match self {
             Store::Sqlite(sqlite) => on(sqlite, Sqlite::condition).await,
             Store::Postgres(postgres) => postgres.condition().await,
+        }
+    }
+
+    /// How much it holds, without looking for what is wrong.
+    pub async fn counts(&self) -> Result<Condition, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, Sqlite::counts).await,
+            Store::Postgres(postgres) => postgres.condition().await,
+        }
+    }
+
+    /// Who works on it beside us, where no lock says so.
+    pub(super) async fn in_use_by(&self) -> Result<Option<String>, LedgerError> {
+        match self {
+            Store::Sqlite(_) => Ok(None),
+            Store::Postgres(postgres) => postgres.in_use_by().await,
+        }
+    }
+
+    /// Empties what is no ledger yet.
+    pub(super) async fn clear(&self) -> Result<(), LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, Sqlite::clear).await,
+            Store::Postgres(postgres) => postgres.clear().await,
         }
     }
 
