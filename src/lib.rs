@@ -20,6 +20,8 @@ pub mod amqp;
 pub mod ledger;
 pub mod portal;
 
+pub mod admin;
+
 pub mod worker;
 
 pub mod cli;

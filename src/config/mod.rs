@@ -39,6 +39,8 @@ pub enum Needs {
     Broker,
     /// The portal's secret key too.
     SecretKey,
+    /// The admin port's token too.
+    AdminToken,
     /// All that the portal needs.
     Portal,
 }
@@ -259,7 +261,8 @@ fn admin(reader: &mut Reader<'_>, needs: Needs) -> AdminConfig {
         let expected = "expected address and port, such as 127.0.0.1:9090";
         reader.accept(KEY, listen.parse().map_err(|_| expected))
     };
-    let is_needed = listen.is_some() && needs == Needs::Portal;
+    let is_served = listen.is_some() && needs == Needs::Portal;
+    let is_needed = is_served || needs == Needs::AdminToken;
     AdminConfig { listen, token: secrets::admin_token(reader, is_needed) }
 }
 
@@ -416,8 +419,9 @@ fn base_url(reader: &mut Reader<'_>, required: bool) -> Option<Url> {
     reader.accept(KEY, url)
 }
 
-fn portal_url(base: &str) -> Result<Url, String> {
-    let mut url: Url = base.parse().map_err(|error| format!("not a URL: {error}"))?;
+/// A URL that a secret may be sent to.
+pub fn safe_url(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|error| format!("not a URL: {error}"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not hold a user or password".into());
     }
@@ -435,6 +439,11 @@ fn portal_url(base: &str) -> Result<Url, String> {
         "http" if is_loopback => {}
         _ => return Err("must be https (http only to a loopback address)".into()),
     }
+    Ok(url)
+}
+
+fn portal_url(base: &str) -> Result<Url, String> {
+    let mut url = safe_url(base)?;
     let path = url.path().trim_end_matches('/').to_owned();
     if path.ends_with(PORTAL_PATH) {
         return Err(format!("must not hold the path {PORTAL_PATH}; it is appended"));

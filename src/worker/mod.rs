@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::Port;
 use crate::amqp::{Delivery, Publisher};
 use crate::clock;
 use crate::config::Config;
@@ -75,9 +76,13 @@ pub async fn run(
 ) -> Result<Report, StartError> {
     let portal = Portal::try_new(&config.portal).map_err(StartError::Portal)?;
     let keyring = Keyring::try_new(&config.portal).map_err(StartError::Portal)?;
+    let admin = Port::open(&config.admin).await.map_err(StartError::Admin)?;
     let Some(ledger) = start::open_ledger(&config, &stop).await? else {
         return Ok(Report::default());
     };
+    if let Some(admin) = &admin {
+        admin.knows(&ledger);
+    }
     let worker = Arc::new(Worker {
         portal,
         keyring,

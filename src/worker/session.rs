@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Worker, gate, start};
+use crate::admin::ListenError;
 use crate::amqp::topology::{self, Finding};
 use crate::amqp::{AmqpError, Deliveries, Link, Seen, Watch};
 use crate::clock;
@@ -29,6 +30,9 @@ pub enum StartError {
     /// The broker's queues are not what the relay needs.
     #[error("the broker's topology does not fit:\n{}", lines(.0))]
     Topology(Vec<Finding>),
+    /// The port for operators cannot be opened.
+    #[error(transparent)]
+    Admin(ListenError),
     /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(LedgerError),

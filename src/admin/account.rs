@@ -1,0 +1,62 @@
+//! What the ledger knows of a customer, as JSON: the same at the port and on the command line.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::domain::field::Field;
+use crate::domain::row::Row;
+use crate::domain::version::Version;
+use crate::ledger::{Account, DeadNote, PendingNote};
+
+/// All of it; `None` if nothing is known.
+pub fn describe(entity_id: &str, account: &Account, now: Timestamp) -> Option<Value> {
+    if account.is_empty() {
+        return None;
+    }
+    let row = account.row.as_ref().map(|(row, _)| row.clone()).unwrap_or_default();
+    let written = account.row.as_ref().map(|(_, seen)| *seen);
+    // A row that only holds a lease was never written.
+    let written = written.filter(|seen| *seen > Timestamp::UNIX_EPOCH);
+    let under_way = row.under_way(now);
+    let under_way =
+        under_way.map(|(until, event)| json!({"until": until.to_string(), "event": event}));
+    let pending = account.pending.iter().map(|note| pending(note, now));
+    Some(json!({
+        "entity_id": entity_id,
+        "last_written": written.map(|seen| seen.to_string()),
+        "fields": fields(&row),
+        "superseded": row.superseded(),
+        "call_under_way": under_way,
+        "pending": pending.collect::<Vec<_>>(),
+        "dead_letters": account.dead.iter().map(dead).collect::<Vec<_>>(),
+    }))
+}
+
+fn fields(row: &Row) -> Map<String, Value> {
+    let known = Field::ALL.into_iter().filter_map(|field| Some((field, row.newest(field)?)));
+    known.map(|(field, newest)| (field.name().to_owned(), version(newest))).collect()
+}
+
+fn version(version: &Version) -> Value {
+    let place = &version.place;
+    json!({
+        "event": place.event,
+        "time": place.time.map(|time| time.to_string()),
+        "sequence": place.sequence.as_ref().map(ToString::to_string),
+        "received": version.receipt.to_string(),
+        "revision": place.revision,
+    })
+}
+
+fn pending(note: &PendingNote, now: Timestamp) -> Value {
+    let PendingNote { event, attempts, due, reason } = note;
+    json!({"event": event, "attempts": attempts, "due": due.to_string(),
+           "due_in_s": due.duration_since(now).as_secs(), "reason": reason})
+}
+
+fn dead(note: &DeadNote) -> Value {
+    let DeadNote { dead_id, event, reason, field, rule, http_status, .. } = note;
+    json!({"dead_id": dead_id.to_string(), "event": event, "reason": reason, "field": field,
+           "rule": rule, "http_status": http_status, "portal_status": note.portal_status,
+           "attempts": note.attempts, "died": note.died.to_string()})
+}

@@ -1,0 +1,13 @@
+//! The port for operators: what a relay knows, over HTTP, for whoever shows the token. Served by the
+//! relay at work, asked by the command line.
+
+mod account;
+mod client;
+mod server;
+
+pub use account::describe;
+pub use client::{AskError, ask_for_customer};
+pub use server::{ListenError, Port};
+
+/// Where a customer is asked for: JSON with the `entity_id`, posted, so that it stands in no log.
+const SHOW_CUSTOMER: &str = "/customer/show";
