@@ -158,14 +158,8 @@ impl Deliveries {
     /// redelivered (measured on 3.10.8 and 4.0.5; 30 ms of patience sufficed for 400). The two
     /// round trips prove that the channel has seen the acks, then the queue's answers.
     pub async fn flush_acks(&self) {
-        for pause in [Duration::ZERO, ACK_PATIENCE] {
-            tokio::time::sleep(pause).await;
-            // Of no effect on consumers that are there already.
-            let round_trip = self.channel.basic_qos(1, BasicQosOptions::default());
-            if let Err(error) = within(self.link.limit, "flush the acks", round_trip).await {
-                tracing::debug!(%error, "the channel was gone already");
-                return;
-            }
+        if let Err(error) = flush_acks(&self.channel, self.link.limit).await {
+            tracing::debug!(%error, "the channel was gone already");
         }
     }
 
@@ -174,6 +168,17 @@ impl Deliveries {
         self.session.cancel();
         self.link.close().await;
     }
+}
+
+/// Waits until the acks of a channel have taken effect; see [`Deliveries::flush_acks`].
+pub(super) async fn flush_acks(channel: &Channel, limit: Duration) -> Result<(), AmqpError> {
+    for pause in [Duration::ZERO, ACK_PATIENCE] {
+        tokio::time::sleep(pause).await;
+        // Of no effect on consumers that are there already.
+        let round_trip = channel.basic_qos(1, BasicQosOptions::default());
+        within(limit, "flush the acks", round_trip).await?;
+    }
+    Ok(())
 }
 
 /// Why a session yields no more deliveries.

@@ -4,6 +4,7 @@
 mod active;
 mod connection;
 mod delivery;
+mod erase;
 mod feed;
 mod frame;
 mod headers;
@@ -18,6 +19,7 @@ mod watch;
 pub use active::{Hold, hold, is_held};
 pub use connection::{AmqpError, Broker, InvalidUrl, Link};
 pub use delivery::{Deliveries, Delivery, Forgotten, Message};
+pub use erase::{Erased, erase};
 pub use feed::Feed;
 pub use headers::InvalidHeader;
 pub use look::{DeadLetterHead, look};

@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod customer;
 mod dead;
 mod explain;
 mod orders;
@@ -16,9 +17,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::admin::AskError;
 use crate::amqp::{AmqpError, PublishError};
 use crate::config::{Config, Layers, Mistakes, Needs, Sources};
+use crate::ledger::LedgerError;
 use crate::telemetry::log;
+use crate::worker::StartError;
 
 /// Keeps a prepaid-card portal in step with a CRM.
 ///
@@ -43,7 +47,7 @@ Settings: defaults < --config FILE (or CUSTOMER_RELAY_CONFIG) < environment < --
 The environment name of broker.url is CUSTOMER_RELAY__BROKER__URL.
 
 Exit codes: 0 done; 1 failed, or check found a fault; 64 bad configuration or usage;
-69 broker not reached; 75 stopped by an operator's limit.";
+69 broker, ledger or admin port not reached; 75 stopped by an operator's limit.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -53,13 +57,16 @@ enum Command {
     Pause(orders::PauseArgs),
     /// End a pause; or say that rejections are the events' own fault.
     Resume(orders::ResumeArgs),
-    /// Check configuration and broker; each finding says how to mend it.
+    /// Check configuration, broker and ledger; each finding says how to mend it.
     Check(check::Args),
     /// Show one event's whole way, offline: call, checksum, what each answer would cause, retries.
     Explain(explain::Args),
     /// Look at the dead-letter queue.
     #[command(subcommand)]
     Dead(dead::Args),
+    /// Show what the ledger knows of a customer, or erase him.
+    #[command(subcommand)]
+    Customer(customer::Args),
     /// Show, declare, compare or export the broker's queues.
     #[command(subcommand)]
     Topology(topology::Args),
@@ -78,7 +85,7 @@ pub enum Exit {
     Failed = 1,
     /// Bad configuration or usage.
     Usage = 64,
-    /// The broker was not reached.
+    /// The broker, the ledger or the admin port was not reached.
     Unavailable = 69,
 }
 
@@ -115,6 +122,7 @@ fn dispatch(command: Command, sources: &Sources) -> anyhow::Result<Exit> {
         Command::Check(args) => check::check(&args, &layers),
         Command::Explain(args) => explain::explain(&args, &load(&layers, Needs::SecretKey)?),
         Command::Dead(args) => dead::dead(&args, &load(&layers, Needs::Broker)?),
+        Command::Customer(args) => customer::customer(&args, &layers),
         Command::Topology(args) => topology::topology(&args, &load(&layers, Needs::Broker)?),
         Command::Publish(args) => publish::publish(&args, &load(&layers, Needs::Broker)?),
         Command::Config(args) => config::config(&args, &layers),
@@ -133,7 +141,7 @@ struct Usage(String);
 fn exit_of(error: &anyhow::Error) -> Exit {
     if error.is::<Mistakes>() || error.is::<Usage>() {
         Exit::Usage
-    } else if error.chain().any(is_of_the_broker) {
+    } else if error.chain().any(|cause| is_of_the_broker(cause) || is_of_the_ledger(cause)) {
         Exit::Unavailable
     } else {
         Exit::Failed
@@ -144,6 +152,15 @@ fn is_of_the_broker(cause: &(dyn std::error::Error + 'static)) -> bool {
     let published = cause.downcast_ref::<PublishError>();
     cause.is::<AmqpError>()
         || matches!(published, Some(PublishError::Broker(_) | PublishError::Blocked))
+}
+
+fn is_of_the_ledger(cause: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(StartError::Ledger(error)) = cause.downcast_ref() {
+        return error.is_out_of_reach();
+    }
+    let asked = cause.downcast_ref::<AskError>();
+    matches!(asked, Some(AskError::Unreachable(..) | AskError::Unavailable(..)))
+        || cause.downcast_ref::<LedgerError>().is_some_and(LedgerError::is_out_of_reach)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]

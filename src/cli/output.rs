@@ -2,7 +2,11 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use anyhow::bail;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
+
+use super::Usage;
 
 /// Writes a result. A pipe that was closed early is no failure.
 pub(super) fn print(text: &str) -> io::Result<()> {
@@ -30,4 +34,37 @@ pub(super) fn complain(text: &str) {
 /// Whether a person looks at standard error.
 pub(super) fn is_watched() -> bool {
     io::stderr().is_terminal()
+}
+
+/// Asks a person before something is done that cannot be undone. Where nobody can be asked, it must
+/// have been said before.
+pub(super) fn is_wanted(question: &str, is_sure: bool) -> anyhow::Result<bool> {
+    if is_sure {
+        return Ok(true);
+    }
+    if !io::stdin().is_terminal() || !is_watched() {
+        bail!(Usage("nobody can be asked here: --yes says that it is wanted".into()));
+    }
+    write!(io::stderr().lock(), "{question} [y/N] ")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Shows a person how far something is that has a known end.
+pub(super) fn bar(length: u64, template: &str) -> ProgressBar {
+    progress(ProgressBar::new(length), template)
+}
+
+/// Shows a person how far something is whose end is not known.
+pub(super) fn spinner(template: &str) -> ProgressBar {
+    progress(ProgressBar::new_spinner(), template)
+}
+
+fn progress(bar: ProgressBar, template: &str) -> ProgressBar {
+    if !is_watched() {
+        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template(template);
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -75,7 +75,8 @@ async fn publish_lines(args: &Args, config: &Config) -> anyhow::Result<u64> {
     let topology = &config.broker.topology;
     let (exchange, key) = (&topology.exchange, &topology.routing_key);
     let mut feed = Feed::open(&config.broker.broker, exchange, key).await?;
-    let mut progress = Progress { bar: progress_bar(), confirmed: 0, lines: VecDeque::new() };
+    let mut progress =
+        Progress { bar: output::spinner(PROGRESS), confirmed: 0, lines: VecDeque::new() };
     let published = publish_all(args, &mut feed, &mut progress).await;
     progress.bar.finish_and_clear();
     feed.close().await;
@@ -106,6 +107,8 @@ async fn publish_all(args: &Args, feed: &mut Feed, progress: &mut Progress) -> a
         }
     }
 }
+
+const PROGRESS: &str = "{spinner} {human_pos} confirmed, {per_sec}, {elapsed}";
 
 /// What is confirmed so far; confirms come in the order of the lines.
 struct Progress {
@@ -148,14 +151,4 @@ fn message(line: &[u8]) -> NewMessage {
     let id =
         id.filter(|id| id.len() <= 255).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
     NewMessage::event(content_type, &id, clock::now())
-}
-
-fn progress_bar() -> ProgressBar {
-    if !output::is_watched() {
-        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-    }
-    let style =
-        ProgressStyle::with_template("{spinner} {human_pos} confirmed, {per_sec}, {elapsed}");
-    ProgressBar::new_spinner()
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }

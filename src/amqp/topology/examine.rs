@@ -72,11 +72,20 @@ pub async fn check(link: &Link, topology: &Topology) -> Result<Vec<Finding>, Amq
 
 /// How many messages wait in a queue; `None` if it does not exist.
 pub async fn depth(link: &Link, queue: &str) -> Result<Option<u32>, AmqpError> {
+    Ok(look(link, queue).await?.map(|queue| queue.message_count()))
+}
+
+/// How many consumers a queue has; `None` if it does not exist.
+pub async fn consumers(link: &Link, queue: &str) -> Result<Option<u32>, AmqpError> {
+    Ok(look(link, queue).await?.map(|queue| queue.consumer_count()))
+}
+
+async fn look(link: &Link, queue: &str) -> Result<Option<lapin::Queue>, AmqpError> {
     let channel = link.channel().await?;
     let options = QueueDeclareOptions::default().passive();
     let declare = channel.queue_declare(queue.into(), options, FieldTable::default());
     match within(link.limit, "look at a queue", declare).await {
-        Ok(queue) => Ok(Some(queue.message_count())),
+        Ok(queue) => Ok(Some(queue)),
         Err(error) => match Refusal::of(&error) {
             Some(Refusal::NotFound) => Ok(None),
             _ => Err(error),

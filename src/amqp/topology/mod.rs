@@ -10,7 +10,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::domain::retry::{Tier, Tiers};
-pub use examine::{Finding, State, apply, check, depth};
+pub use examine::{Finding, State, apply, check, consumers, depth};
 
 /// After this many crashes or lost connections a message goes to the dead-letter queue.
 pub const WORK_DELIVERY_LIMIT: i64 = 20;
@@ -110,6 +110,11 @@ impl Topology {
     /// Where dead letters wait for a person.
     pub fn dead_queue(&self) -> String {
         format!("{}.dead", self.prefix)
+    }
+
+    /// Where dead letters are put that a person has done with, if anybody has made it.
+    pub fn archive_queue(&self) -> String {
+        format!("{}.archive", self.prefix)
     }
 
     /// Holds a message while an operator has paused the relay.

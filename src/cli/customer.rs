@@ -1,0 +1,248 @@
+//! `customer`: where a customer stands, and how he is forgotten.
+
+use anyhow::{Context as _, bail};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::{Exit, block_on, load, output};
+use crate::admin;
+use crate::amqp::{Erased, Link, Message, erase};
+use crate::clock;
+use crate::config::{Config, Layers, Needs, safe_url};
+use crate::domain::event::{Decoded, Mapping, decode};
+use crate::domain::field::Field;
+use crate::ledger::{About, Account, Store};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Args {
+    /// Show what the ledger knows of a customer: field versions, pending retries, dead letters.
+    Show {
+        /// The entity id.
+        id: String,
+        /// Ask a relay's admin port instead of the ledger itself (admin.token).
+        #[arg(long, value_name = "URL", value_parser = safe_url)]
+        via: Option<Url>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Erase a customer from the ledger, and his messages from the dead-letter queue and the archive.
+    Forget {
+        /// The entity id.
+        id: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Change nothing, tell what there is.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn customer(args: &Args, layers: &Layers) -> anyhow::Result<Exit> {
+    match args {
+        Args::Show { id, via: Some(base), json } => {
+            let config = load(layers, Needs::AdminToken)?;
+            let token = config.admin.token.value.expose_secret();
+            let asked = async { Ok(admin::ask_for_customer(base, token, id).await?) };
+            tell(&block_on(&config, asked)?, *json)
+        }
+        Args::Show { id, via: None, json } => show(id, *json, &load(layers, Needs::Broker)?),
+        Args::Forget { id, yes, dry_run, json } => {
+            let wish = Wish { id, is_sure: *yes, counts_only: *dry_run, as_json: *json };
+            forget(&wish, &load(layers, Needs::Broker)?)
+        }
+    }
+}
+
+fn show(id: &str, as_json: bool, config: &Config) -> anyhow::Result<Exit> {
+    let known = block_on(config, async {
+        let Some((_, account)) = look_up(config, id).await? else {
+            bail!("ledger.url is \"none\": nothing is kept of any customer; set it to a ledger")
+        };
+        Ok(admin::describe(id, &account, clock::now()))
+    })?;
+    let known = known.with_context(|| {
+        format!("the ledger ({}) knows nothing of this customer", config.ledger.target)
+    })?;
+    tell(&known, as_json)
+}
+
+type Ledger = (Store, About);
+
+async fn look_up(config: &Config, id: &str) -> anyhow::Result<Option<(Ledger, Account)>> {
+    let Some((store, about)) = Store::visit(&config.ledger.target).await? else { return Ok(None) };
+    let account = store.account(about.key(id)).await?;
+    Ok(Some(((store, about), account)))
+}
+
+fn tell(known: &Value, as_json: bool) -> anyhow::Result<Exit> {
+    if as_json { output::print_json(known) } else { output::print(&table(known)) }?;
+    Ok(Exit::Done)
+}
+
+fn table(known: &Value) -> String {
+    let mut lines = vec![
+        format!("customer      {}", text(&known["entity_id"])),
+        format!("last written  {}", text(&known["last_written"])),
+        format!("superseded    {} events found nothing left to send", known["superseded"]),
+    ];
+    if let Some(call) = known["call_under_way"].as_object() {
+        let (until, event) = (text(&call["until"]), text(&call["event"]));
+        lines.push(format!("under way     a call may be, until {until} (event {event})"));
+    }
+    for (field, version) in known["fields"].as_object().into_iter().flatten() {
+        let [event, time, sequence, received] =
+            ["event", "time", "sequence", "received"].map(|part| text(&version[part]));
+        lines.push(format!(
+            "{field:<13} {event}  time {time}  sequence {sequence}  received {received}"
+        ));
+    }
+    for waits in known["pending"].as_array().into_iter().flatten() {
+        let [event, attempts, due, due_in, reason] =
+            ["event", "attempts", "due", "due_in_s", "reason"].map(|part| text(&waits[part]));
+        lines.push(format!(
+            "pending       {event}  {attempts} attempts  due {due} (in {due_in} s)  {reason}"
+        ));
+    }
+    for dead in known["dead_letters"].as_array().into_iter().flatten() {
+        let [id, event, reason, field, died] =
+            ["dead_id", "event", "reason", "field", "died"].map(|part| text(&dead[part]));
+        lines.push(format!("dead letter   {id}  {event}  {reason}  {field}  died {died}"));
+    }
+    lines.join("\n")
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+struct Wish<'a> {
+    id: &'a str,
+    is_sure: bool,
+    counts_only: bool,
+    as_json: bool,
+}
+
+fn forget(wish: &Wish<'_>, config: &Config) -> anyhow::Result<Exit> {
+    let question = format!(
+        "Erase {:?} from the ledger ({}), {} and the archive? What was applied is then not known, and \
+         cannot be restored.",
+        wish.id,
+        config.ledger.target,
+        config.broker.topology.dead_queue()
+    );
+    if !wish.counts_only && !output::is_wanted(&question, wish.is_sure)? {
+        return output::print("nothing was changed").map(|()| Exit::Failed).map_err(Into::into);
+    }
+    let forgotten = block_on(config, async {
+        // Both are reached before either is changed.
+        let known = look_up(config, wish.id).await?;
+        let link = config.broker.broker.connect("forget").await?;
+        let erased = erase_messages(&link, wish, config).await;
+        link.close().await;
+        let forgotten = Forgotten::of(known.as_ref().map(|(_, account)| account), erased?);
+        if let Some(((store, about), _)) = known.filter(|_| !wish.counts_only) {
+            store.forget(about.key(wish.id)).await?;
+        }
+        Ok(forgotten)
+    })?;
+    let told = forgotten.to_json(wish);
+    if wish.as_json { output::print_json(&told) } else { output::print(&forgotten.to_text(wish)) }?;
+    Ok(Exit::Done)
+}
+
+/// From each queue that may hold his messages: the queue, and what was found there.
+async fn erase_messages(
+    link: &Link,
+    wish: &Wish<'_>,
+    config: &Config,
+) -> anyhow::Result<Vec<(String, Erased)>> {
+    let topology = &config.broker.topology;
+    let (mapping, work) = (&config.rules.mapping, topology.work_queue());
+    let is_his =
+        |message: &Message| customer_of(message, mapping, &work).as_deref() == Some(wish.id);
+    let mut all = Vec::new();
+    for queue in [topology.dead_queue(), topology.archive_queue()] {
+        let bar = output::spinner("{spinner} {human_pos} messages looked at, {elapsed}");
+        let tick = |erased: Erased| bar.set_position(erased.seen);
+        let erased = erase(link, &queue, wish.counts_only, is_his, tick).await;
+        bar.finish_and_clear();
+        all.extend(erased?.map(|erased| (queue, erased)));
+    }
+    Ok(all)
+}
+
+/// Whose message it is, whatever became of it: also of a type that is not read, or of bad fields.
+fn customer_of(message: &Message, mapping: &Mapping, work_queue: &str) -> Option<String> {
+    let mut envelope = message.envelope(work_queue);
+    envelope.kind = envelope.kind.or(mapping.default_type());
+    let decoded = match decode(&envelope, mapping).ok()? {
+        Decoded::OtherType(kind) => {
+            let mapping = Mapping { types: vec![kind], ..mapping.clone() };
+            decode(&envelope, &mapping).ok()?
+        }
+        decoded @ Decoded::CustomerUpdated(_) => decoded,
+    };
+    match decoded {
+        Decoded::CustomerUpdated(event) => event.fields[Field::EntityId].as_ref().map(text),
+        Decoded::OtherType(_) => None,
+    }
+}
+
+/// What was known of him, and where.
+struct Forgotten {
+    fields: usize,
+    pending: usize,
+    dead: usize,
+    erased: Vec<(String, Erased)>,
+}
+
+impl Forgotten {
+    fn of(account: Option<&Account>, erased: Vec<(String, Erased)>) -> Forgotten {
+        let row = account.and_then(|account| account.row.as_ref()).map(|(row, _)| row);
+        let fields = row.map_or(0, |row| {
+            Field::ALL.into_iter().filter(|field| row.newest(*field).is_some()).count()
+        });
+        Forgotten {
+            fields,
+            pending: account.map_or(0, |account| account.pending.len()),
+            dead: account.map_or(0, |account| account.dead.len()),
+            erased,
+        }
+    }
+
+    fn to_json(&self, wish: &Wish<'_>) -> Value {
+        let queues = self.erased.iter().map(|(queue, erased)| (queue.clone(), json!(erased.meant)));
+        json!({"entity_id": wish.id, "dry_run": wish.counts_only,
+               "ledger": {"fields": self.fields, "pending": self.pending, "dead_letters": self.dead},
+               "messages": queues.collect::<serde_json::Map<_, _>>(),
+               "still_waiting": self.pending})
+    }
+
+    fn to_text(&self, wish: &Wish<'_>) -> String {
+        let done = if wish.counts_only { "would be erased" } else { "erased" };
+        let Forgotten { fields, pending, dead, erased } = self;
+        let mut lines = vec![format!(
+            "{done} from the ledger: {fields} field versions, {dead} dead letters, {pending} retries"
+        )];
+        lines.extend(erased.iter().map(|(queue, Erased { seen, meant })| {
+            format!("{done} from {queue}: {meant} of {seen} messages")
+        }));
+        if *pending > 0 {
+            lines.push(format!(
+                "{pending} messages still wait in retry tiers: they cannot be taken out, will be sent \
+                 when due, and the customer then appears again. Forget him again after that"
+            ));
+        }
+        lines.join("\n")
+    }
+}
