@@ -5,6 +5,7 @@ mod config;
 mod customer;
 mod dead;
 mod explain;
+mod ledger;
 mod orders;
 mod output;
 mod publish;
@@ -67,6 +68,9 @@ enum Command {
     /// Show what the ledger knows of a customer, or erase him.
     #[command(subcommand)]
     Customer(customer::Args),
+    /// Show the ledger, accept another one, or carry it over.
+    #[command(subcommand)]
+    Ledger(ledger::Args),
     /// Show, declare, compare or export the broker's queues.
     #[command(subcommand)]
     Topology(topology::Args),
@@ -123,6 +127,7 @@ fn dispatch(command: Command, sources: &Sources) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::explain(&args, &load(&layers, Needs::SecretKey)?),
         Command::Dead(args) => dead::dead(&args, &load(&layers, Needs::Broker)?),
         Command::Customer(args) => customer::customer(&args, &layers),
+        Command::Ledger(args) => ledger::ledger(&args, &load(&layers, Needs::Broker)?),
         Command::Topology(args) => topology::topology(&args, &load(&layers, Needs::Broker)?),
         Command::Publish(args) => publish::publish(&args, &load(&layers, Needs::Broker)?),
         Command::Config(args) => config::config(&args, &layers),
