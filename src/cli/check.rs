@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::check_ledger::{self, Looked};
 use super::{Exit, block_on, output, sample, topology::finding_json};
 use crate::amqp::topology::{self, Finding, State};
 use crate::config::{Config, Layers, Needs};
@@ -24,16 +25,18 @@ pub(super) fn check(args: &Args, layers: &Layers) -> anyhow::Result<Exit> {
         return sample::check(file, &Config::load(layers, Needs::Broker)?, args.json);
     }
     let config = Config::load(layers, Needs::Portal)?;
-    let (address, findings, depths) = look(&config)?;
-    let faulty = findings.iter().any(Finding::is_fault);
+    let (address, findings, depths, ledger) = look(&config)?;
+    let faulty = findings.iter().any(Finding::is_fault) || ledger.is_faulty();
     let notes = notes(&config);
     if args.json {
         let findings: Vec<Value> = findings.iter().map(finding_json).collect();
         output::print_json(&json!({"ok": !faulty, "broker": address, "findings": findings,
-            "depths": depths.iter().cloned().collect::<serde_json::Map<_, _>>(), "notes": notes}))?;
+            "depths": depths.iter().cloned().collect::<serde_json::Map<_, _>>(),
+            "ledger": ledger.to_json(&config), "notes": notes}))?;
     } else {
         let mut lines = vec!["ok     configuration".to_owned(), format!("ok     broker {address}")];
         lines.extend(topology_lines(&findings));
+        lines.extend(ledger.to_lines(&config));
         lines.extend(depths.iter().map(|(queue, depth)| format!("note   {queue}: {depth} ready")));
         lines.extend(notes.iter().map(|note| format!("note   {note}")));
         output::print(&lines.join("\n"))?;
@@ -53,7 +56,7 @@ fn topology_lines(findings: &[Finding]) -> Vec<String> {
     lines
 }
 
-type Seen = (String, Vec<Finding>, Vec<(String, Value)>);
+type Seen = (String, Vec<Finding>, Vec<(String, Value)>, Looked);
 
 fn look(config: &Config) -> anyhow::Result<Seen> {
     block_on(config, async {
@@ -68,7 +71,8 @@ fn look(config: &Config) -> anyhow::Result<Seen> {
                     depths.push((queue, json!(depth)));
                 }
             }
-            Ok((link.address().to_owned(), findings, depths))
+            let ledger = check_ledger::look(&link, config).await?;
+            Ok((link.address().to_owned(), findings, depths, ledger))
         }
         .await;
         link.close().await;
@@ -91,7 +95,6 @@ fn notes(config: &Config) -> Vec<String> {
              becomes a dead letter that names its setting",
             fields.address, fields.city_spaces, fields.state_spaces
         ),
-        "ledger none: an update that waits for a retry can overwrite a newer one".to_owned(),
     ];
     if usize::from(config.broker.prefetch) < config.worker.in_flight {
         notes.push(format!(

@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and the exit codes scripts rely on.
 
 mod check;
+mod check_ledger;
 mod config;
 mod customer;
 mod dead;
