@@ -22,6 +22,7 @@ mod delivery;
 mod house;
 mod lanes;
 mod ledger;
+mod ledger_commands;
 mod orders;
 mod outage;
 mod poison;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         ("shutdown", shutdown::suite()),
         ("topology", topology::suite()),
         ("postgres", postgres::suite()),
+        ("ledger_commands", ledger_commands::suite()),
         ("config", config::suite()),
         ("cli", cli::suite()),
         ("house", house::suite()),
