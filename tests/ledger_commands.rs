@@ -13,7 +13,7 @@ use customer_relay::domain::version::{OrderBy, Place, Version};
 use customer_relay::ledger::{Change, Committed, Ledger, Store, Target};
 use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
@@ -28,6 +28,7 @@ suite!(Broker:
     the_admin_port_tells_the_same_to_whoever_has_the_token,
     a_standby_serves_the_admin_port_too,
     a_forgotten_customer_is_gone_and_others_dead_letters_keep_their_order,
+    many_dead_letters_keep_their_order_when_looked_at_and_when_one_of_them_is_erased,
     what_still_waits_for_a_forgotten_customer_is_told,
     a_lost_ledger_stops_the_relay_until_another_one_is_adopted,
     check_tells_how_the_ledger_is,
@@ -272,6 +273,38 @@ async fn a_forgotten_customer_is_gone_and_others_dead_letters_keep_their_order(
 fn event_id(body: &[u8]) -> String {
     let event: Value = serde_json::from_slice(body).unwrap_or_default();
     event["id"].as_str().unwrap_or("no event").to_owned()
+}
+
+/// More than one of the consumers that walk through a queue can hold, and far more than 32.
+async fn many_dead_letters_keep_their_order_when_looked_at_and_when_one_of_them_is_erased(
+    context: Context,
+) -> Result<()> {
+    const LETTERS: usize = 1_300;
+    let bed = context.bed().await?;
+    relay::stop(bed.start_relay().await?).await?;
+    let channel = bed.queues.new_channel().await?;
+    let (work, dead, exchange) = (bed.queue("work"), bed.queue("dead"), bed.exchange());
+    let (key, none) = ("customer.updated", FieldTable::default());
+    let (work, from) = (work.as_str().into(), exchange.as_str().into());
+    channel.queue_unbind(work, from, key.into(), none.clone()).await?;
+    let (to, from) = (dead.as_str().into(), exchange.as_str().into());
+    channel.queue_bind(to, from, key.into(), QueueBindOptions::default(), none).await?;
+    let customer = |n| if n % 100 == 7 { "GONE" } else { "STAYS" };
+    let letter = |n| bed.event(&format!("e{n}"), customer(n), &json!({"city": "Kochi"}));
+    let letters: Vec<Value> = (0..LETTERS).map(letter).collect();
+    bed.queues.publish_events(&exchange, &letters).await?;
+    bed.queues.holds(&dead, u32::try_from(LETTERS)?, LIMIT).await?;
+
+    let listed = told(&bed.settings, &["dead", "list", "--limit", "1200"]).await?;
+    assert_eq!(listed["dead_letters"].as_array().map(Vec::len), Some(1200));
+    let done = told(&bed.settings, &["customer", "forget", "GONE", "--yes"]).await?;
+    assert_eq!(done["messages"][&dead], 13, "{done}");
+    bed.queues.holds(&dead, u32::try_from(LETTERS - 13)?, LIMIT).await?;
+    let left = bed.queues.take_all(&dead).await?;
+    let left = left.iter().map(|taken| event_id(&taken.body));
+    let expected = (0..LETTERS).filter(|n| customer(*n) == "STAYS").map(|n| format!("e{n}"));
+    ensure!(left.eq(expected), "the order has changed");
+    bed.finish().await
 }
 
 async fn what_still_waits_for_a_forgotten_customer_is_told(context: Context) -> Result<()> {

@@ -1,11 +1,9 @@
 //! Messages erased from a queue wherever in it they stand. All others go back to their places, in
 //! their order; no copy of any is kept meanwhile.
 
-use lapin::options::{BasicAckOptions, BasicGetOptions};
-
-use super::connection::{AmqpError, Link, within};
-use super::delivery::{Message, flush_acks};
-use super::topology;
+use super::connection::{AmqpError, Link};
+use super::delivery::Message;
+use super::scan::Scan;
 
 /// What a walk through a queue came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,27 +24,18 @@ pub async fn erase(
     is_meant: impl Fn(&Message) -> bool,
     progress: impl Fn(Erased),
 ) -> Result<Option<Erased>, AmqpError> {
-    if topology::depth(link, queue).await?.is_none() {
-        return Ok(None);
-    }
-    let channel = link.channel().await?;
+    let Some(mut scan) = Scan::begin(link, queue, None).await? else { return Ok(None) };
     let mut erased = Erased::default();
-    loop {
-        let get = channel.basic_get(queue.into(), BasicGetOptions::default());
-        let Some(got) = within(link.limit, "look at a message", get).await? else { break };
-        let message = Message(got.delivery);
+    while let Some(message) = scan.next().await? {
         erased.seen += 1;
         if is_meant(&message) {
             erased.meant += 1;
             if !counts_only {
-                let ack = message.0.ack(BasicAckOptions::default());
-                within(link.limit, "erase a message", ack).await?;
+                scan.erase(message).await?;
             }
         }
         progress(erased);
     }
-    flush_acks(&channel, link.limit).await?;
-    // What was not acked goes back.
-    within(link.limit, "close a channel", channel.close(200, "looked".into())).await?;
+    scan.end().await?;
     Ok(Some(erased))
 }

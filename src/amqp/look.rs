@@ -1,12 +1,11 @@
 //! Dead letters, looked at: none is taken, and the queue keeps its order.
 
-use lapin::message::BasicGetMessage;
-use lapin::options::BasicGetOptions;
 use lapin::types::AMQPValue;
 
-use super::connection::{AmqpError, Link, within};
+use super::connection::{AmqpError, Link};
 use super::delivery::Message;
 use super::headers::{ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, FIELD, REASON};
+use super::scan::Scan;
 use crate::domain::dead_letter::Reason;
 
 /// What a dead letter says about itself, without its body.
@@ -29,19 +28,21 @@ pub struct DeadLetterHead {
 }
 
 /// Looks at up to `max` dead letters, oldest first. Each look counts as a delivery: the queue
-/// allows 100,000 of them.
-pub async fn look(link: &Link, queue: &str, max: usize) -> Result<Vec<DeadLetterHead>, AmqpError> {
-    let channel = link.channel().await?;
+/// allows 100,000 of them. `None` if there is no such queue.
+pub async fn look(
+    link: &Link,
+    queue: &str,
+    max: usize,
+) -> Result<Option<Vec<DeadLetterHead>>, AmqpError> {
     let mut heads = Vec::new();
-    while heads.len() < max {
-        let get = channel.basic_get(queue.into(), BasicGetOptions::default());
-        let got = within(link.limit, "look at a dead letter", get).await?;
-        let Some(BasicGetMessage { delivery, .. }) = got else { break };
-        heads.push(Message(delivery).head());
+    let Some(mut scan) = Scan::begin(link, queue, Some(max)).await? else { return Ok(None) };
+    while heads.len() < max
+        && let Some(message) = scan.next().await?
+    {
+        heads.push(message.head());
     }
-    // What was looked at goes back to its place.
-    within(link.limit, "close a channel", channel.close(200, "looked".into())).await?;
-    Ok(heads)
+    scan.end().await?;
+    Ok(Some(heads))
 }
 
 impl Message {

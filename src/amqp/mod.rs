@@ -13,6 +13,7 @@ pub mod ledger_id;
 pub mod orders;
 mod publisher;
 mod republish;
+mod scan;
 pub mod topology;
 mod watch;
 

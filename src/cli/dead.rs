@@ -1,5 +1,6 @@
 //! `dead`: what is in the dead-letter queue, looked at without harm.
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::{Exit, block_on, output};
@@ -26,7 +27,9 @@ pub(super) fn dead(args: &Args, config: &Config) -> anyhow::Result<Exit> {
         let link = config.broker.broker.connect("dead").await?;
         let heads = look(&link, &queue, *limit).await;
         link.close().await;
-        Ok(heads?)
+        heads?.with_context(|| {
+            format!("queue {queue} is missing; run `customer-relay topology apply`")
+        })
     })?;
     if *as_json {
         let letters: Vec<Value> = heads.iter().map(to_json).collect();

@@ -1,0 +1,135 @@
+//! A queue, walked through: every message is looked at, and those that are not erased go back to
+//! their places when the walk ends.
+//!
+//! By a few consumers, each of which takes over where the last one has its hands full: RabbitMQ puts
+//! back what one consumer had in its order, and up to 32 consumers in theirs. What was fetched one by
+//! one (`basic.get`) comes back in any order, and takes some milliseconds each.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+
+use super::connection::{AmqpError, Link, within};
+use super::delivery::{Message, flush_acks};
+use super::topology;
+
+/// Of the whole queue, each consumer has about such a part in hand: 8 more may follow for what
+/// arrives meanwhile.
+const CONSUMERS: u32 = 24;
+/// Each has at least so much.
+const NARROWEST: u32 = 1000;
+/// After such a silence it is asked whether anything is left.
+const SILENCE: Duration = Duration::from_millis(200);
+
+/// A walk.
+pub(super) struct Scan<'a> {
+    link: &'a Link,
+    queue: &'a str,
+    channel: Channel,
+    /// The last one works; the others keep what they have.
+    consumers: Vec<Consumer>,
+    width: u16,
+    /// What the last one may still take.
+    room: u16,
+    /// What was there at the beginning, and has not come yet.
+    expected: u32,
+    has_erased: bool,
+}
+
+impl<'a> Scan<'a> {
+    /// Begins, with at most so many messages ahead of being looked at; `None` if there is no such
+    /// queue.
+    pub(super) async fn begin(
+        link: &'a Link,
+        queue: &'a str,
+        ahead: Option<usize>,
+    ) -> Result<Option<Scan<'a>>, AmqpError> {
+        let Some(expected) = topology::depth(link, queue).await? else { return Ok(None) };
+        let widest = ahead.map_or(u16::MAX, |ahead| u16::try_from(ahead).unwrap_or(u16::MAX));
+        let width = (expected / CONSUMERS).max(NARROWEST).min(widest.into());
+        let width = u16::try_from(width).unwrap_or(u16::MAX).max(1);
+        let (channel, consumers) = (link.channel().await?, Vec::new());
+        Ok(Some(Scan {
+            link,
+            queue,
+            channel,
+            consumers,
+            width,
+            room: 0,
+            expected,
+            has_erased: false,
+        }))
+    }
+
+    /// The next message; `None` if there is no further one.
+    pub(super) async fn next(&mut self) -> Result<Option<Message>, AmqpError> {
+        let mut silent = Duration::ZERO;
+        loop {
+            if self.expected == 0 && !self.has_news().await? {
+                return Ok(None);
+            }
+            if self.room == 0 {
+                self.widen().await?;
+            }
+            let Some(consumer) = self.consumers.last_mut() else { return Ok(None) };
+            match tokio::time::timeout(SILENCE, consumer.next()).await {
+                Ok(Some(Ok(delivery))) => {
+                    self.room -= 1;
+                    self.expected = self.expected.saturating_sub(1);
+                    return Ok(Some(Message(delivery)));
+                }
+                Ok(Some(Err(error))) => return Err(AmqpError::Failed("look at a message", error)),
+                // The queue was deleted.
+                Ok(None) => return Ok(None),
+                Err(_) if silent >= self.link.limit => {
+                    return Err(AmqpError::TimedOut("look at a message", silent));
+                }
+                // Somebody else may have some of them in hand.
+                Err(_) => (self.expected, silent) = (self.ready().await?, silent + SILENCE),
+            }
+        }
+    }
+
+    /// Erases a message that was looked at.
+    pub(super) async fn erase(&mut self, message: Message) -> Result<(), AmqpError> {
+        let ack = message.0.ack(BasicAckOptions::default());
+        within(self.link.limit, "erase a message", ack).await?;
+        (self.has_erased, self.room) = (true, self.room + 1);
+        Ok(())
+    }
+
+    /// Ends the walk.
+    pub(super) async fn end(self) -> Result<(), AmqpError> {
+        if self.has_erased {
+            flush_acks(&self.channel, self.link.limit).await?;
+        }
+        let close = self.channel.close(200, "looked".into());
+        within(self.link.limit, "close a channel", close).await
+    }
+
+    /// Whether more has come than was there at the beginning.
+    async fn has_news(&mut self) -> Result<bool, AmqpError> {
+        self.expected = self.ready().await?;
+        Ok(self.expected > 0)
+    }
+
+    async fn ready(&self) -> Result<u32, AmqpError> {
+        Ok(topology::depth(self.link, self.queue).await?.unwrap_or(0))
+    }
+
+    async fn widen(&mut self) -> Result<(), AmqpError> {
+        let qos = self.channel.basic_qos(self.width, BasicQosOptions::default());
+        within(self.link.limit, "set the prefetch", qos).await?;
+        // Their names are in their order.
+        let tag = format!("scan-{:06}", self.consumers.len());
+        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consume =
+            self.channel.basic_consume(self.queue.into(), tag.as_str().into(), options, none);
+        self.consumers.push(within(self.link.limit, "look at a queue", consume).await?);
+        self.room = self.width;
+        Ok(())
+    }
+}
