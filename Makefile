@@ -13,7 +13,7 @@ help: ## Print this list
 setup: ## Make sure there are a RabbitMQ and a PostgreSQL to test with (Docker, or the system's packages)
 	@tests/support/setup.sh
 
-run: ## The tour: broker, simulator and relay, 1,185 events through them, and the account
+run: ## The tour: broker, simulator and relay, 1,215 events through them, and the account
 	@tests/support/setup.sh --demo
 	$(CARGO) test $(LOCKED) --quiet --test demo
 

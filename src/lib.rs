@@ -7,10 +7,13 @@
 //! 2. the message becomes an event, the event an update, or a refusal: [`domain::event`],
 //!    [`domain::update`]
 //! 3. the update waits for its customer's turn: [`worker`]
-//! 4. it is signed and sent: [`domain::request`], [`portal`]
-//! 5. the answer is judged: [`domain::response`]
-//! 6. the outcome becomes a verdict: [`domain::verdict`], with the timetable of [`domain::retry`]
-//! 7. the verdict is carried out, durably, and only then is the message acked: [`worker`]
+//! 4. it is held against what the portal is known to have, and merged with what waits behind it:
+//!    [`ledger`], [`domain::row`], [`domain::merge`]
+//! 5. it is signed and sent: [`domain::request`], [`portal`]
+//! 6. the answer is judged: [`domain::response`]
+//! 7. the outcome becomes a verdict: [`domain::verdict`], with the timetable of [`domain::retry`]
+//! 8. the verdict is carried out, durably, and recorded; only then is the message acked: [`worker`],
+//!    [`ledger`]
 //!
 //! [`domain`] decides and touches nothing; everything else acts.
 

@@ -272,9 +272,7 @@ async fn a_connection_lost_during_a_call_loses_nothing(context: Context) -> Resu
     Ok(())
 }
 
-async fn a_connection_lost_before_the_ack_costs_no_second_call(
-    context: Context,
-) -> Result<()> {
+async fn a_connection_lost_before_the_ack_costs_no_second_call(context: Context) -> Result<()> {
     let mut bed = context.bed().await?;
     let proxy = proxied(&context, &mut bed).await?;
     bed.declare().await?;

@@ -33,7 +33,10 @@ async fn stage(context: &Context) -> Result<Bed> {
         ("retry.immediate_retries", "0"),
         ("retry.max_attempts", "200"),
         ("broker.prefetch", "400"),
-        ("log.filter", "warn,customer_relay::cli=info,customer_relay::worker::session=info,lapin=off"),
+        (
+            "log.filter",
+            "warn,customer_relay::cli=info,customer_relay::worker::session=info,lapin=off",
+        ),
     ] {
         bed.settings.set(key, value);
     }
@@ -73,6 +76,14 @@ async fn relay_all(bed: &Bed, history: &History) -> Result<()> {
     Ok(())
 }
 
+async fn assert_converged(bed: &Bed, history: &History, seed: u64) -> Result<()> {
+    let wrong = history.wrong_fields(bed).await?;
+    let shown = &wrong[..wrong.len().min(5)];
+    ensure!(wrong.is_empty(), "TEST_SEED={seed}: {} wrong: {shown:?}", wrong.len());
+    ensure!(customers_overlap(bed).await? == 0, "two calls for one customer at once");
+    Ok(())
+}
+
 /// How often each relay said that fields were withheld, all in all.
 fn withheld(output: &str) -> u64 {
     let counts = output.split(" superseded, ").skip(1);
@@ -104,12 +115,12 @@ async fn one_relay_with_sqlite_ends_as_in_order_application_does(context: Contex
     let history = History::draw(bed.prefix(), EVENTS, CUSTOMERS, &mut dice);
     let relay = bed.start_relay().await?;
     relay_all(&bed, &history).await?;
-    let wrong = history.wrong_fields(&bed).await?;
-    ensure!(wrong.is_empty(), "TEST_SEED={seed}: {} wrong: {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+    assert_converged(&bed, &history, seed).await?;
     let withheld = withheld(&end(vec![relay]).await?);
-    println!("SQLite, one relay: {EVENTS} events, 0 wrong fields; the fence withheld {withheld} older values");
+    println!(
+        "SQLite, one relay: {EVENTS} events, 0 wrong fields; the fence withheld {withheld} older values"
+    );
     ensure!(withheld > 100, "nothing was put to the test");
-    ensure!(customers_overlap(&bed).await? == 0, "two calls for one customer at once");
     bed.finish().await
 }
 
@@ -142,11 +153,11 @@ async fn three_relays_with_postgres_end_as_in_order_application_does(
         relays.push(bed.start_relay().await?);
     }
     relay_all(&bed, &history).await?;
-    let wrong = history.wrong_fields(&bed).await?;
-    ensure!(wrong.is_empty(), "TEST_SEED={seed}: {} wrong: {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+    assert_converged(&bed, &history, seed).await?;
     let withheld = withheld(&end(relays).await?);
-    println!("PostgreSQL, three relays: {EVENTS} events, 0 wrong fields; the fence withheld {withheld} values, merging included");
+    println!(
+        "PostgreSQL, three relays: {EVENTS} events, 0 wrong fields; the fence withheld {withheld} values, merging included"
+    );
     ensure!(withheld > 100, "nothing was put to the test");
-    ensure!(customers_overlap(&bed).await? == 0, "two calls for one customer at once");
     bed.finish().await
 }

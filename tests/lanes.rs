@@ -68,7 +68,10 @@ async fn what_waits_behind_a_retry_follows_it_and_ends_in_order(context: Context
 
 async fn a_hanging_customer_does_not_hold_up_others(context: Context) -> Result<()> {
     let mut bed = context.bed().await?;
-    bed.settings.set("portal.timeout", "5s").set("worker.in_flight", "2").set("worker.merge", "false");
+    bed.settings
+        .set("portal.timeout", "5s")
+        .set("worker.in_flight", "2")
+        .set("worker.merge", "false");
     let relay = bed.start_relay().await?;
     let rule = json!({"match": {"entity_id": "hangs"}, "times": 1, "fault": {"kind": "hang"}});
     bed.simulator.fault(rule).await?;

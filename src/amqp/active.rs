@@ -47,10 +47,9 @@ async fn declare(
             Ok(Hold::Ours)
         }
         Err(AmqpError::Failed(what, error)) => match soft(&error) {
-            Some(AMQPSoftError::RESOURCELOCKED) => Ok(Hold::Taken),
             // A look finds nobody; a declaration finds what a node that is gone has left.
             Some(AMQPSoftError::NOTFOUND) if options.passive => Ok(Hold::Ours),
-            Some(AMQPSoftError::NOTFOUND) => Ok(Hold::Taken),
+            Some(AMQPSoftError::RESOURCELOCKED | AMQPSoftError::NOTFOUND) => Ok(Hold::Taken),
             Some(AMQPSoftError::ACCESSREFUSED) => Ok(Hold::Forbidden),
             _ => Err(AmqpError::Failed(what, error)),
         },

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions};
+use lapin::options::BasicGetOptions;
 use uuid::Uuid;
 
 use super::connection::{AmqpError, Link, within};
-use super::publisher::{PublishError, judge};
+use super::lone;
+use super::publisher::PublishError;
 use super::topology::Topology;
 
 /// Nobody looks for longer.
@@ -36,27 +37,6 @@ pub async fn look(link: &Link, topology: &Topology) -> Result<Option<String>, Am
 
 /// Writes which ledger it is, in place of whatever stood there.
 pub async fn write(link: &Link, topology: &Topology, id: Uuid) -> Result<(), PublishError> {
-    let channel = link.confirm_channel().await?;
-    let queue = topology.ledger_id_queue();
-    let publish = async {
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let properties =
-            BasicProperties::default().with_content_type("text/plain".into()).with_delivery_mode(2);
-        let (target, body) = (queue.as_str().into(), id.to_string());
-        channel.basic_publish("".into(), target, options, body.as_bytes(), properties).await?.await
-    };
-    judge(within(link.limit, "write the ledger's id", publish).await?, &queue)?;
-    // Whatever is before it, it replaces.
-    loop {
-        let get = channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
-        let Some(got) = within(link.limit, "look at the ledger's id", get).await? else { break };
-        if got.message_count == 0 {
-            // Ours: it goes back when the channel closes.
-            break;
-        }
-        let ack = got.delivery.acker.ack(BasicAckOptions::default());
-        within(link.limit, "replace the ledger's id", ack).await?;
-    }
-    let close = channel.close(200, "done".into());
-    Ok(within(link.limit, "close a channel", close).await?)
+    let properties = BasicProperties::default().with_content_type("text/plain".into());
+    lone::put(link, &topology.ledger_id_queue(), id.to_string().as_bytes(), properties).await
 }

@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueuePurgeOptions};
+use lapin::options::QueuePurgeOptions;
 
 use super::connection::{AmqpError, Link, within};
-use super::publisher::{PublishError, judge};
+use super::lone;
+use super::publisher::PublishError;
 use super::topology::Topology;
 
 /// An operator's order.
@@ -38,33 +39,11 @@ pub async fn give(
     note: &str,
     lasts: Option<Duration>,
 ) -> Result<(), PublishError> {
-    let channel = link.confirm_channel().await?;
-    let queue = order.queue(topology);
-    let mut properties = BasicProperties::default()
-        .with_content_type("application/json".into())
-        .with_delivery_mode(2);
+    let mut properties = BasicProperties::default().with_content_type("application/json".into());
     if let Some(lasts) = lasts {
         properties = properties.with_expiration(lasts.as_millis().max(1).to_string().into());
     }
-    let publish = async {
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let target = queue.as_str().into();
-        channel.basic_publish("".into(), target, options, note.as_bytes(), properties).await?.await
-    };
-    judge(within(link.limit, "give the order", publish).await?, &queue)?;
-    // Whatever is before it, it replaces.
-    loop {
-        let get = channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
-        let Some(got) = within(link.limit, "look at the order", get).await? else { break };
-        if got.message_count == 0 {
-            // Ours: it goes back when the channel closes.
-            break;
-        }
-        let ack = got.delivery.acker.ack(BasicAckOptions::default());
-        within(link.limit, "replace the order", ack).await?;
-    }
-    let close = channel.close(200, "done".into());
-    Ok(within(link.limit, "close a channel", close).await?)
+    lone::put(link, &order.queue(topology), note.as_bytes(), properties).await
 }
 
 /// Withdraws an order; false if there was none.

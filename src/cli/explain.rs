@@ -35,7 +35,7 @@ pub(super) fn explain(args: &Args, config: &Config) -> anyhow::Result<Exit> {
     let body = read(&args.file)?;
     let explained = match admit(config, &body) {
         Ok(admission) => Explained::Sent(Box::new(Sent::new(config, admission))),
-        Err(verdict) => Explained::Unsent(verdict),
+        Err(verdict) => Explained::Unsent(*verdict),
     };
     if args.json {
         output::print_json(&explained.to_json())?;
@@ -63,13 +63,13 @@ enum Explained {
 
 /// What the worker does with a message of this body, up to the call. A body without time and
 /// sequence is no fault yet: its message may have a timestamp.
-pub(super) fn admit(config: &Config, body: &[u8]) -> Result<Admission, Verdict> {
+pub(super) fn admit(config: &Config, body: &[u8]) -> Result<Admission, Box<Verdict>> {
     let now = clock::now();
     let envelope =
         Envelope { body, kind: config.rules.mapping.default_type(), ..Envelope::default() };
     let rules = Rules { orders_by_arrival: true, ..config.rules.clone() };
     admission::admit(&envelope, &History::new(now), &rules, &config.retry.tiers, now)
-        .map_err(|refused| refused.verdict)
+        .map_err(|refused| Box::new(refused.verdict))
 }
 
 struct Sent {

@@ -28,7 +28,7 @@ pub(super) fn check(file: &Path, config: &Config, as_json: bool) -> anyhow::Resu
         events += 1;
         let admitted = admit(config, line);
         unordered += u64::from(admitted.as_ref().is_ok_and(|one| one.place.is_unordered()));
-        if let Err(Verdict::DeadLetter(dead)) = admitted {
+        if let Err(Verdict::DeadLetter(dead)) = admitted.map_err(|verdict| *verdict) {
             let text = |text: Option<&str>| text.map(str::to_owned);
             let group = (
                 dead.reason.name().to_owned(),

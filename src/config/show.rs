@@ -40,7 +40,9 @@ impl Layers {
 
 fn masked(key: &str, value: &Value) -> Value {
     match (key, value) {
-        ("portal.token" | "portal.secret_key" | "admin.token", Value::String(text)) if !text.is_empty() => {
+        ("portal.token" | "portal.secret_key" | "admin.token", Value::String(text))
+            if !text.is_empty() =>
+        {
             Value::String("***".into())
         }
         ("ledger.url", Value::String(url)) if !url.contains("://") => Value::String(url.clone()),

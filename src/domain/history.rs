@@ -8,6 +8,7 @@ use super::response::Outcome;
 use super::row::Passage;
 
 /// A message's past with the relay.
+#[expect(clippy::struct_excessive_bools, reason = "one header each")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
     /// Deliveries so far that reached the portal and ended in a counted fault.
@@ -67,6 +68,7 @@ impl History {
     }
 
     /// The past of an event that was applied, and is to be applied again no sooner than then.
+    #[must_use]
     pub fn resend(&self, not_before: Timestamp) -> History {
         let last_reason = Some("resend".to_owned());
         History {

@@ -27,18 +27,16 @@ pub struct Plan {
 impl Plan {
     /// Finds each field's newest value among those that may be sent.
     pub fn new(candidates: &[Candidate<'_>], row: &Row, by: OrderBy) -> Plan {
-        let passing = |one: &Candidate<'_>| {
-            row.fence(one.version, one.update.fields(), one.passage, by)
-        };
+        let passing =
+            |one: &Candidate<'_>| row.fence(one.version, one.update.fields(), one.passage, by);
         let mut shares: Vec<FieldSet> = candidates.iter().map(passing).collect();
         if let [_] = shares[..] {
             return Plan { shares };
         }
         for field in Field::ALL {
             let among = (0..shares.len()).filter(|&index| shares[index].contains(field));
-            let newest = among.max_by(|&a, &b| {
-                candidates[a].version.order(candidates[b].version, by)
-            });
+            let newest =
+                among.max_by(|&a, &b| candidates[a].version.order(candidates[b].version, by));
             let only = FieldSet::NONE.with(field);
             for (index, share) in shares.iter_mut().enumerate() {
                 if newest != Some(index) {
@@ -103,7 +101,10 @@ mod tests {
         let plan = Plan::new(&candidates, &Row::default(), OrderBy::Time);
         let merged = plan.update(&candidates).expect("a mixture");
         assert_eq!(merged.entity_id(), "C1");
-        assert_eq!((merged.value(Field::City), merged.value(Field::State)), (Some("Pune"), Some("Kerala")));
+        assert_eq!(
+            (merged.value(Field::City), merged.value(Field::State)),
+            (Some("Pune"), Some("Kerala"))
+        );
     }
 
     #[test]
@@ -111,7 +112,11 @@ mod tests {
         let (event, newer) = (update("Kochi", Some("Kerala")), version(5));
         let older = version(1);
         let mut row = Row::default();
-        assert_eq!(Plan::new(&[candidate(&older, &event)], &row, OrderBy::Time).update(&[candidate(&older, &event)]), None);
+        assert_eq!(
+            Plan::new(&[candidate(&older, &event)], &row, OrderBy::Time)
+                .update(&[candidate(&older, &event)]),
+            None
+        );
         row.record(&newer, event.fields(), OrderBy::Time);
         assert!(Plan::new(&[candidate(&older, &event)], &row, OrderBy::Time).is_empty());
     }

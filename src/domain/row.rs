@@ -136,8 +136,9 @@ impl Row {
         let passes = |field: &Field| {
             let Some(newest) = self.newest(*field) else { return true };
             match (passage, version.order(newest, by)) {
-                (Passage::Forced, _) | (_, Ordering::Greater) => true,
-                (Passage::Resent, Ordering::Equal) => true,
+                (Passage::Forced, _)
+                | (_, Ordering::Greater)
+                | (Passage::Resent, Ordering::Equal) => true,
                 (Passage::Newer | Passage::Resent, Ordering::Equal | Ordering::Less) => false,
             }
         };
@@ -169,9 +170,7 @@ impl Row {
     pub fn mark(&mut self, event: Option<&str>, until: Timestamp, now: Timestamp) {
         let event = event.map(str::to_owned);
         self.mark = Some(match self.mark.take().filter(|mark| mark.until > now) {
-            Some(mark) if mark.event != event => {
-                Mark { until: until.max(mark.until), event: None }
-            }
+            Some(mark) if mark.event != event => Mark { until: until.max(mark.until), event: None },
             Some(mark) => Mark { until: until.max(mark.until), event },
             None => Mark { until, event },
         });
@@ -271,7 +270,8 @@ mod tests {
 
     #[test]
     fn only_newer_fields_pass_and_an_equal_version_is_a_duplicate() {
-        let (old, new) = (received(place(Some(1), None, "a"), 1), received(place(Some(2), None, "b"), 2));
+        let (old, new) =
+            (received(place(Some(1), None, "a"), 1), received(place(Some(2), None, "b"), 2));
         let mut row = Row::default();
         row.record(&new, set(&[Field::City]), BY);
         let fields = set(&[Field::City, Field::Email]);
@@ -375,7 +375,11 @@ mod tests {
     }
 
     /// The portal after these events, by the fence: for each field the number of the last one sent.
-    fn through_the_fence(order: &[usize], events: &[Event], by: OrderBy) -> PerField<Option<usize>> {
+    fn through_the_fence(
+        order: &[usize],
+        events: &[Event],
+        by: OrderBy,
+    ) -> PerField<Option<usize>> {
         let (mut row, mut portal) = (Row::default(), PerField::default());
         for number in order {
             let Event { version, fields } = &events[*number];

@@ -108,8 +108,7 @@ impl Place {
 
     /// By the CRM's own order alone. What is absent is lowest.
     pub fn rank(&self, other: &Place, by: OrderBy) -> Ordering {
-        let (time, sequence) =
-            (self.time.cmp(&other.time), self.sequence.cmp(&other.sequence));
+        let (time, sequence) = (self.time.cmp(&other.time), self.sequence.cmp(&other.sequence));
         match by {
             OrderBy::Time => time.then(sequence),
             OrderBy::Sequence => sequence.then(time),
@@ -150,9 +149,19 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::domain) fn place(time: Option<i64>, sequence: Option<&str>, event: &str) -> Place {
+    pub(in crate::domain) fn place(
+        time: Option<i64>,
+        sequence: Option<&str>,
+        event: &str,
+    ) -> Place {
         let time = time.map(|second| Timestamp::from_second(second).expect("a time"));
-        Place { time, sequence: sequence.map(Sequence::parse), event: event.into(), source: 0, revision: 0 }
+        Place {
+            time,
+            sequence: sequence.map(Sequence::parse),
+            event: event.into(),
+            source: 0,
+            revision: 0,
+        }
     }
 
     pub(in crate::domain) fn received(place: Place, second: i64) -> Version {

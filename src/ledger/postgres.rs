@@ -70,8 +70,9 @@ impl From<Unreadable> for Fault {
 impl From<Fault> for LedgerError {
     fn from(fault: Fault) -> LedgerError {
         match fault {
-            Fault::Server(error) => explained(&error),
-            Fault::Pool(deadpool_postgres::PoolError::Backend(error)) => explained(&error),
+            Fault::Server(error) | Fault::Pool(deadpool_postgres::PoolError::Backend(error)) => {
+                explained(&error)
+            }
             Fault::Pool(error) => LedgerError::Unreachable(error.to_string()),
             Fault::Unreadable(error) => LedgerError::Broken(error.to_string()),
             Fault::Other(text) => LedgerError::Broken(text),
@@ -83,7 +84,8 @@ impl From<Fault> for LedgerError {
 fn explained(error: &tokio_postgres::Error) -> LedgerError {
     let Some(said) = error.as_db_error() else {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-        let text = format!("{error}{}; is it running, is ledger.url right?", cause.unwrap_or_default());
+        let text =
+            format!("{error}{}; is it running, is ledger.url right?", cause.unwrap_or_default());
         return LedgerError::Unreachable(text);
     };
     let text = format!("{} ({})", said.message(), said.code().code());
@@ -112,10 +114,9 @@ impl Postgres {
         if config.get_application_name().is_none() {
             config.application_name("customer-relay");
         }
-        let options = config.get_options().map_or_else(
-            || STATEMENT_LIMIT.to_owned(),
-            |own| format!("{STATEMENT_LIMIT} {own}"),
-        );
+        let options = config
+            .get_options()
+            .map_or_else(|| STATEMENT_LIMIT.to_owned(), |own| format!("{STATEMENT_LIMIT} {own}"));
         config.options(options);
         let tls = rustls::ClientConfig::with_platform_verifier()
             .map_err(|error| LedgerError::Unreachable(format!("TLS: {error}")))?;
@@ -174,7 +175,9 @@ impl Postgres {
     pub(super) async fn about(&self) -> Result<Option<About>, LedgerError> {
         let client = self.client().await?;
         match about(&client).await {
-            Err(Fault::Server(error)) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+            Err(Fault::Server(error)) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+                Ok(None)
+            }
             about => Ok(about?),
         }
     }
@@ -223,9 +226,7 @@ impl Postgres {
                  RETURNING key, row, fence, was_taken_over",
             )
             .await?;
-        let found = client
-            .query(&statement, &[&sorted, &self.owner, &lease.as_secs_f64()])
-            .await?;
+        let found = client.query(&statement, &[&sorted, &self.owner, &lease.as_secs_f64()]).await?;
         let mut ours = std::collections::HashMap::with_capacity(found.len());
         for columns in found {
             let lease = Lease { fence: columns.get(2), until: began + lease };
@@ -256,7 +257,8 @@ impl Postgres {
             owned.get(&key) != Some(&lease.fence)
         };
         let lost: Vec<bool> = changes.iter().map(is_lost).collect();
-        let done = || changes.iter().zip(&lost).filter(|(_, lost)| !**lost).map(|(change, _)| change);
+        let done =
+            || changes.iter().zip(&lost).filter(|(_, lost)| !**lost).map(|(change, _)| change);
         write_rows(&transaction, done()).await?;
         for change in done() {
             for note in &change.notes {
@@ -276,8 +278,10 @@ impl Postgres {
         changes: &[Change],
     ) -> Result<std::collections::HashMap<CustomerKey, i64>, Fault> {
         let leased = changes.iter().filter(|change| change.lease.is_some());
-        let keys: Vec<&[u8]> =
-            leased.filter_map(|change| change.customer.as_ref()).map(|key| key.0.as_slice()).collect();
+        let keys: Vec<&[u8]> = leased
+            .filter_map(|change| change.customer.as_ref())
+            .map(|key| key.0.as_slice())
+            .collect();
         let statement = transaction
             .prepare_cached(
                 "SELECT key, fence FROM customers WHERE key = ANY ($1) AND owner = $2
@@ -521,15 +525,24 @@ async fn write_note(
                  ON CONFLICT DO NOTHING"
             );
             let dead_id = note.dead_id.to_string();
-            let (http_status, attempts) = (note.http_status.map(i64::from), i64::from(note.attempts));
+            let (http_status, attempts) =
+                (note.http_status.map(i64::from), i64::from(note.attempts));
             let died = note.died.as_microsecond();
             let DeadNote { event, reason, field, rule, portal_status, .. } = note;
             transaction
                 .execute(
                     &insert,
                     &[
-                        &dead_id, &customer, event, reason, field, rule, &http_status, portal_status,
-                        &attempts, &died,
+                        &dead_id,
+                        &customer,
+                        event,
+                        reason,
+                        field,
+                        rule,
+                        &http_status,
+                        portal_status,
+                        &attempts,
+                        &died,
                     ],
                 )
                 .await?;

@@ -1,5 +1,5 @@
-//! The ledger in a file: one connection reads, one writes, and a lock beside it keeps other relays
-//! of this host out. The only file that knows `rusqlite`.
+//! The ledger in a file, and a lock beside it that keeps other relays of this host out. The only
+//! file that knows `rusqlite`.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write as _;
@@ -14,12 +14,17 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row as Colum
 use super::schema;
 use super::store::{Account, Condition, Part, Stored};
 use super::{
-    About, Change, Committed, CustomerKey, DeadNote, LedgerError, Note, Opened, Opening, PendingNote,
+    About, Change, Committed, CustomerKey, DeadNote, LedgerError, Note, Opened, Opening,
+    PendingNote,
 };
 use crate::domain::row::{Row, Unreadable};
 
 /// Another process that holds the file is waited for.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// The log of changes is written back into the file when it has so many pages.
+const CHECKPOINT_PAGES: i64 = 4000;
+/// Pages kept in memory: 8 MiB.
+const CACHE_PAGES: i64 = 8192;
 /// Rows handled at once where a whole table is gone through.
 const PAGE: u16 = 1000;
 
@@ -27,8 +32,8 @@ const PAGE: u16 = 1000;
 #[derive(Debug)]
 pub struct Sqlite {
     path: PathBuf,
-    reader: Mutex<Connection>,
-    writer: Mutex<Connection>,
+    /// One for reading and writing: what it has written it need not read again.
+    connection: Mutex<Connection>,
     /// Held as long as the process lives, by whoever works on the ledger.
     _lock: Option<File>,
 }
@@ -87,7 +92,10 @@ impl Sqlite {
         let mut file = OpenOptions::new();
         file.read(true).write(true).create(true).truncate(false).mode(0o600);
         file.open(path).map_err(|error| {
-            broken(path, &format!("cannot be opened: {error}. May this user write there? Or set ledger.url"))
+            broken(
+                path,
+                &format!("cannot be opened: {error}. May this user write there? Or set ledger.url"),
+            )
         })?;
         Sqlite::connect(path, Some(lock))
     }
@@ -109,33 +117,32 @@ impl Sqlite {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(BUSY_LIMIT)?;
-            // Before the first table: pages that become free can be given back.
+            // Before the first table. A commit writes whole pages, and one row of each: small ones.
+            connection.pragma_update(None, "page_size", 1024)?;
+            // Pages that become free can be given back.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             // A commit is on the disk before it is one.
             connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+            connection.pragma_update(None, "cache_size", CACHE_PAGES)?;
             Ok(connection)
         };
-        let connect = || connect().map_err(|fault| fault.explained(path));
-        let (reader, writer) = (Mutex::new(connect()?), Mutex::new(connect()?));
-        Ok(Sqlite { path: path.to_owned(), reader, writer, _lock: lock })
+        let connection = Mutex::new(connect().map_err(|fault| fault.explained(path))?);
+        Ok(Sqlite { path: path.to_owned(), connection, _lock: lock })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn reader(&self) -> MutexGuard<'_, Connection> {
+    fn connection(&self) -> MutexGuard<'_, Connection> {
         // SQLite itself undoes what a panic left half done.
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn writer(&self) -> MutexGuard<'_, Connection> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn prepare(&self) -> Result<Option<About>, Fault> {
-        let mut writer = self.writer();
+        let mut writer = self.connection();
         let transaction = writer.transaction()?;
         let taken = steps_taken(&transaction)?;
         let Some(steps) = schema::SQLITE.get(taken..) else {
@@ -154,7 +161,7 @@ impl Sqlite {
     }
 
     pub(super) fn about(&self) -> Result<Option<About>, Fault> {
-        let reader = self.reader();
+        let reader = self.connection();
         let taken = steps_taken(&reader)?;
         if taken != schema::SQLITE.len() {
             let problem = "its tables are not those of this version; `customer-relay run` brings \
@@ -165,7 +172,7 @@ impl Sqlite {
     }
 
     pub(super) fn found(&self, about: &About) -> Result<About, Fault> {
-        self.writer().execute(
+        self.connection().execute(
             "INSERT INTO about (one, id, salt, created) VALUES (1, ?1, ?2, ?3)",
             params![about.id.to_string(), about.salt, about.created.as_microsecond()],
         )?;
@@ -173,23 +180,20 @@ impl Sqlite {
     }
 
     pub(super) fn open(&self, keys: &[CustomerKey]) -> Result<Vec<Opening>, Fault> {
-        let reader = self.reader();
-        let transaction = reader.unchecked_transaction()?;
-        let mut select = transaction.prepare_cached("SELECT row FROM customers WHERE key = ?1")?;
-        let mut opened = Vec::with_capacity(keys.len());
-        for key in keys {
-            let row = select
-                .query_row(params![key.0], |row| Ok(Row::unpack(row.get_ref(0)?.as_blob()?)))
-                .optional()?;
-            let row = row.transpose()?.unwrap_or_default();
-            opened.push(Opening::Ours(Box::new(Opened { row, ..Opened::default() })));
-        }
-        Ok(opened)
+        let connection = self.connection();
+        let transaction = connection.unchecked_transaction()?;
+        keys.iter().map(|key| open(&transaction, *key)).collect()
+    }
+
+    /// Reads one customer if nobody else reads or writes just now.
+    pub(super) fn open_at_once(&self, key: CustomerKey) -> Option<Result<Opening, Fault>> {
+        Some(open(&*self.connection.try_lock().ok()?, key))
     }
 
     pub(super) fn commit(&self, changes: &[Change]) -> Result<Vec<Committed>, Fault> {
-        let mut writer = self.writer();
-        let transaction = writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut writer = self.connection();
+        let transaction =
+            writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         for change in changes {
             if let (Some(key), Some(row)) = (change.customer, &change.row) {
                 write_row(&transaction, key, row, change.at.as_microsecond())?;
@@ -203,7 +207,7 @@ impl Sqlite {
     }
 
     pub(super) fn account(&self, key: CustomerKey) -> Result<Account, Fault> {
-        let reader = self.reader();
+        let reader = self.connection();
         let transaction = reader.unchecked_transaction()?;
         let row = transaction
             .query_row("SELECT row, seen FROM customers WHERE key = ?1", params![key.0], |row| {
@@ -224,7 +228,7 @@ impl Sqlite {
     }
 
     pub(super) fn forget(&self, key: CustomerKey) -> Result<(), Fault> {
-        let mut writer = self.writer();
+        let mut writer = self.connection();
         let transaction = writer.transaction()?;
         // What was erased must not be left in the file's free pages.
         transaction.pragma_update(None, "secure_delete", "ON")?;
@@ -236,7 +240,7 @@ impl Sqlite {
     }
 
     pub(super) fn condition(&self) -> Result<Condition, Fault> {
-        let reader = self.reader();
+        let reader = self.connection();
         let mut check = reader.prepare("PRAGMA integrity_check(10)")?;
         let said = check.query_map([], |row| row.get::<_, String>(0))?;
         let said = said.collect::<Result<Vec<_>, _>>()?;
@@ -248,7 +252,7 @@ impl Sqlite {
     }
 
     pub(super) fn counts(&self) -> Result<Condition, Fault> {
-        let reader = self.reader();
+        let reader = self.connection();
         let count = |table: &str| -> Result<u64, Fault> {
             let count = reader.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
                 row.get::<_, i64>(0)
@@ -261,7 +265,7 @@ impl Sqlite {
 
     /// Removes what a copy that did not end has left.
     pub(super) fn clear(&self) -> Result<(), Fault> {
-        let mut writer = self.writer();
+        let mut writer = self.connection();
         let transaction = writer.transaction()?;
         for table in ["customers", "pending", "dead"] {
             transaction.execute(&format!("DELETE FROM {table}"), [])?;
@@ -285,30 +289,31 @@ impl Sqlite {
             let limit = limit.as_microsecond();
             let find = "SELECT key FROM customers WHERE seen < ?1";
             let found: Vec<Vec<u8>> = {
-                let reader = self.reader();
+                let reader = self.connection();
                 let mut find = reader.prepare(find)?;
                 let keys = find.query_map(params![limit], |row| row.get(0))?;
                 keys.collect::<Result<_, _>>()?
             };
             for page in found.chunks(PAGE.into()) {
-                let mut writer = self.writer();
+                let mut writer = self.connection();
                 let transaction = writer.transaction()?;
                 for key in page {
                     // Not if it was seen again meanwhile.
                     let delete = "DELETE FROM customers WHERE key = ?1 AND seen < ?2";
-                    forgotten += transaction.prepare_cached(delete)?.execute(params![key, limit])?;
+                    forgotten +=
+                        transaction.prepare_cached(delete)?.execute(params![key, limit])?;
                 }
                 transaction.commit()?;
             }
         }
-        let writer = self.writer();
+        let writer = self.connection();
         writer.execute("DELETE FROM pending WHERE due < ?1", params![overdue.as_microsecond()])?;
         writer.execute_batch("PRAGMA incremental_vacuum(10000)")?;
         Ok(forgotten as u64)
     }
 
     pub(super) fn part(&self, behind: Option<CustomerKey>) -> Result<Part, Fault> {
-        let reader = self.reader();
+        let reader = self.connection();
         let transaction = reader.unchecked_transaction()?;
         let mut part = Part::default();
         let from = behind.map_or_else(Vec::new, |key| key.0.to_vec());
@@ -319,8 +324,8 @@ impl Sqlite {
         })?;
         part.customers = customers.collect::<Result<_, _>>()?;
         if behind.is_none() {
-            let mut select =
-                transaction.prepare("SELECT customer, event, attempts, due, reason FROM pending")?;
+            let mut select = transaction
+                .prepare("SELECT customer, event, attempts, due, reason FROM pending")?;
             part.pending = select.query_map([], pending_note)?.collect::<Result<_, _>>()?;
             let mut select = transaction.prepare(&format!("SELECT {DEAD} FROM dead"))?;
             part.dead = select.query_map([], dead_note)?.collect::<Result<_, _>>()?;
@@ -329,7 +334,7 @@ impl Sqlite {
     }
 
     pub(super) fn take_over(&self, part: &Part) -> Result<(), Fault> {
-        let mut writer = self.writer();
+        let mut writer = self.connection();
         let transaction = writer.transaction()?;
         for Stored { key, row, seen } in &part.customers {
             write_row(&transaction, *key, row, *seen)?;
@@ -346,7 +351,8 @@ impl Sqlite {
 }
 
 fn make_directory(path: &Path) -> Result<(), LedgerError> {
-    let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else {
+    let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
+    else {
         return Ok(());
     };
     let mut private = std::fs::DirBuilder::new();
@@ -366,7 +372,8 @@ fn lock(path: &Path) -> Result<File, LedgerError> {
         broken(&beside, &format!("cannot be locked: {error}. May this user write there?"))
     };
     let mut options = OpenOptions::new();
-    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&beside);
+    let opened =
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&beside);
     let mut file = opened.map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -388,6 +395,15 @@ fn lock(path: &Path) -> Result<File, LedgerError> {
 fn steps_taken(connection: &Connection) -> Result<usize, Fault> {
     let taken: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     Ok(usize::try_from(taken).unwrap_or(usize::MAX))
+}
+
+fn open(connection: &Connection, key: CustomerKey) -> Result<Opening, Fault> {
+    let mut select = connection.prepare_cached("SELECT row FROM customers WHERE key = ?1")?;
+    let row = select
+        .query_row(params![key.0], |row| Ok(Row::unpack(row.get_ref(0)?.as_blob()?)))
+        .optional()?;
+    let row = row.transpose()?.unwrap_or_default();
+    Ok(Opening::Ours(Box::new(Opened { row, ..Opened::default() })))
 }
 
 fn about(connection: &Connection) -> Result<Option<About>, Fault> {

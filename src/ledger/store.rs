@@ -8,7 +8,9 @@ use jiff::Timestamp;
 
 use super::postgres::Postgres;
 use super::sqlite::{self, Sqlite};
-use super::{About, Change, Committed, CustomerKey, DeadNote, LedgerError, Opening, PendingNote, Target};
+use super::{
+    About, Change, Committed, CustomerKey, DeadNote, LedgerError, Opening, PendingNote, Target,
+};
 use crate::clock;
 use crate::domain::row::Row;
 
@@ -90,9 +92,7 @@ impl Store {
                 let sqlite = in_background(path, Sqlite::open_to_work).await?;
                 Ok(Some(Store::Sqlite(Arc::new(sqlite))))
             }
-            Target::Postgres(config) => {
-                Ok(Some(Store::Postgres(Postgres::connect(config).await?)))
-            }
+            Target::Postgres(config) => Ok(Some(Store::Postgres(Postgres::connect(config).await?))),
         }
     }
 
@@ -137,7 +137,7 @@ impl Store {
     /// Reads customers, and takes a lease on each where leases are needed.
     pub(super) async fn open(
         &self,
-        keys: Vec<CustomerKey>,
+        keys: Arc<Vec<CustomerKey>>,
         lease: Duration,
     ) -> Result<Vec<Opening>, LedgerError> {
         match self {
@@ -146,10 +146,19 @@ impl Store {
         }
     }
 
+    /// Reads one customer, if that takes no waiting: a few microseconds, most often from memory. Not
+    /// an error's place: whoever asks the longer way is told.
+    pub(super) fn open_at_once(&self, key: CustomerKey) -> Option<Opening> {
+        match self {
+            Store::Sqlite(sqlite) => sqlite.open_at_once(key)?.ok(),
+            Store::Postgres(_) => None,
+        }
+    }
+
     /// Records changes, all or none.
     pub(super) async fn commit(
         &self,
-        changes: Vec<Change>,
+        changes: Arc<Vec<Change>>,
     ) -> Result<Vec<Committed>, LedgerError> {
         match self {
             Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.commit(&changes)).await,

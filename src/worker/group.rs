@@ -145,6 +145,7 @@ impl Group {
 
     /// Leaves the one that comes first in the customer's order, and gives the others back in that
     /// order: each is to go by itself.
+    #[expect(clippy::vec_box, reason = "lanes hold boxes: what each task copies is a pointer")]
     pub(super) fn split(&mut self) -> Vec<Box<Admitted>> {
         let by = self.by;
         self.members.sort_by(|a, b| a.version.order(&b.version, by));
@@ -177,7 +178,6 @@ impl Group {
     pub(super) fn change_histories(&mut self, change: impl Fn(&mut History)) {
         self.members.iter_mut().for_each(|member| change(&mut member.admitted.history));
     }
-
 
     /// The version that keeps a member's fields from being sent.
     pub(super) fn superseding(&self, member: &Member) -> Option<&Version> {

@@ -178,11 +178,12 @@ impl Worker {
         }
         if self.config.worker.merges && group.head().may_merge() {
             let customer = &group.head().customer;
-            let along = self.with_lanes(|lanes| {
-                lanes.take_along(customer, |waiting| waiting.may_merge())
-            });
+            let along =
+                self.with_lanes(|lanes| lanes.take_along(customer, |waiting| waiting.may_merge()));
             let now = clock::now();
-            along.into_iter().for_each(|admitted| group.add(admitted, now));
+            for admitted in along {
+                group.add(admitted, now);
+            }
         }
         if let Some(change) = group.announcement(clock::now())
             && self.ledger.commit(change).await != Committed::Done

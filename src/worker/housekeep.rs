@@ -19,7 +19,7 @@ pub(super) async fn obey_health(worker: &Worker) {
         worker.gate.learn(|rules| rules.set_lacks_ledger(!is_good));
     }
     // There is no ledger.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Forgets customers that were not seen for `ledger.retention`. Never ends.

@@ -286,18 +286,19 @@ impl Worker {
             field_order = %self.config.portal.field_order,
             "field policies in force"
         );
-        match self.ledger.about() {
-            Some(about) => tracing::info!(
+        if let Some(about) = self.ledger.about() {
+            tracing::info!(
                 ledger = %self.config.ledger.target,
                 ledger_id = %about.id,
                 order_by = ?self.config.order_by,
                 merges = self.config.worker.merges,
                 "no update overwrites a newer one"
-            ),
-            None => tracing::warn!(
+            );
+        } else {
+            tracing::warn!(
                 "ledger.url is \"none\": an update that waits for a retry can overwrite a newer one \
                  of the same customer"
-            ),
+            );
         }
     }
 }

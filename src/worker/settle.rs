@@ -46,8 +46,10 @@ impl Worker {
             }
         }
         if !change.is_empty() && self.ledger.about().is_some() {
-            let spare = Change { row: None, lease: None, ..change.clone() };
-            if self.ledger.commit(change).await == Committed::LeaseLost {
+            // Only a lease can be lost.
+            let spare = change.lease.map(|_| Change { row: None, lease: None, ..change.clone() });
+            let committed = self.ledger.commit(change).await;
+            if let (Committed::LeaseLost, Some(spare)) = (committed, spare) {
                 Box::pin(self.after_lost_lease(&mut durable, spare)).await;
             }
         }
@@ -70,10 +72,7 @@ impl Worker {
         let message = delivery.message();
         change.notes.extend(message.dead_id().map(|dead_id| Note::Replayed { dead_id }));
         let tier = match verdict {
-            Verdict::Applied => match resend {
-                Some((tier, history)) => Some((*tier, history)),
-                None => None,
-            },
+            Verdict::Applied => resend.as_ref().map(|(tier, history)| (*tier, history)),
             Verdict::Superseded => None,
             Verdict::Ignored { kind } => {
                 tracing::debug!(kind, "ignored by broker.other_types");

@@ -231,8 +231,7 @@ impl Worker {
         let is_newest = |(version, fields): &(Version, FieldSet)| {
             fields.iter().all(|field| opened.row.newest(field) == Some(version))
         };
-        let is_newest =
-            self.ledger.about().is_none() || control.versions.iter().all(is_newest);
+        let is_newest = self.ledger.about().is_none() || control.versions.iter().all(is_newest);
         let mut may_be_under_way = false;
         if !is_newest {
             self.controls.forget(customer);
@@ -254,7 +253,8 @@ impl Worker {
             opened.row.mark(None, after(at, self.config.portal.settle_after), at);
         }
         let row = may_be_under_way.then(|| opened.row.pack());
-        let change = Change { customer: Some(key), row, lease: opened.lease, at, ..Change::default() };
+        let change =
+            Change { customer: Some(key), row, lease: opened.lease, at, ..Change::default() };
         if !change.is_empty() {
             // A lease that was lost has somebody else know that a call may be under way.
             self.ledger.commit(change).await;

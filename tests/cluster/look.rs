@@ -21,13 +21,14 @@ impl Cluster {
         (0..SIZE).find(|node| leader == node_name(*node)).context("a leader of another cluster")
     }
 
-    /// Waits until every queue has all its replicas online.
+    /// Waits until every queue that has replicas has all of them online. The active relay's lock has
+    /// none.
     pub(crate) async fn whole(&self, witness: usize) -> Result<()> {
         eventually("a whole cluster", WHOLE_LIMIT, || async {
             // Fails while nodes come and go.
             let Ok(queues) = self.queues(witness).await else { return Ok(None) };
             let online = |queue: &Value| queue["online"].as_array().map(Vec::len);
-            let is_whole = queues.values().all(|queue| online(queue) == Some(SIZE));
+            let is_whole = queues.values().filter_map(online).all(|count| count == SIZE);
             Ok((is_whole && !queues.is_empty()).then_some(()))
         })
         .await

