@@ -2,12 +2,12 @@
 //! it. The work queue itself has no single-active-consumer argument, so that a team can change its
 //! mind without making it anew.
 
+use lapin::ErrorKind;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
-use lapin::{Channel, ErrorKind};
 
-use super::connection::{AmqpError, Link, within};
+use super::connection::{AmqpError, Link, close_channel, within};
 use super::topology::Topology;
 
 /// What came of reaching for the lock.
@@ -43,7 +43,7 @@ async fn declare(
     let declare = channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
     match within(link.limit, "hold the lock of the active relay", declare).await {
         Ok(_) => {
-            close(link, channel).await;
+            close_channel(&channel, link.limit).await;
             Ok(Hold::Ours)
         }
         Err(AmqpError::Failed(what, error)) => match soft(&error) {
@@ -54,13 +54,6 @@ async fn declare(
             _ => Err(AmqpError::Failed(what, error)),
         },
         Err(error) => Err(error),
-    }
-}
-
-async fn close(link: &Link, channel: Channel) {
-    let close = channel.close(200, "held".into());
-    if let Err(error) = within(link.limit, "close a channel", close).await {
-        tracing::debug!(%error, "the channel was gone already");
     }
 }
 

@@ -179,6 +179,14 @@ impl Link {
     }
 }
 
+/// Closes a channel that is not needed any more; that it may be gone already does no harm.
+pub(super) async fn close_channel(channel: &Channel, limit: Duration) {
+    let close = channel.close(200, "done".into());
+    if let Err(error) = within(limit, "close a channel", close).await {
+        tracing::debug!(%error, "the channel was gone already");
+    }
+}
+
 /// Bounds one operation on the broker.
 pub(super) async fn within<T>(
     limit: Duration,

@@ -119,12 +119,6 @@ impl Message {
         if self.is_replay() { self.own_text(DEAD_ID)?.parse().ok() } else { None }
     }
 
-    /// Whether the message has been in a retry tier or the dead-letter queue, or an operator put it
-    /// straight into the work queue.
-    pub fn came_back(&self) -> bool {
-        self.is_ours()
-    }
-
     /// Whether the broker has given the message out before, to us or another relay.
     pub fn is_redelivery(&self) -> bool {
         self.0.redelivered
@@ -145,7 +139,7 @@ impl Message {
     }
 
     /// Sent by us or an operator, straight to the work queue.
-    pub(super) fn is_ours(&self) -> bool {
+    pub fn is_ours(&self) -> bool {
         self.0.exchange.as_str() == DEFAULT_EXCHANGE
     }
 

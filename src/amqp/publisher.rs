@@ -10,7 +10,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation};
 use tokio::sync::{Mutex, Semaphore};
 
-use super::connection::{AmqpError, Broker, Link, within};
+use super::connection::{AmqpError, Broker, Link, close_channel, within};
 use super::frame;
 use super::republish::NewMessage;
 
@@ -92,7 +92,7 @@ impl Publisher {
                     self.give_up(turn).await;
                 } else {
                     // Its confirm may still come: nothing else may be sent on this channel.
-                    self.discard(channel).await;
+                    close_channel(&channel, self.broker.limit).await;
                 }
                 Err(error.into())
             }
@@ -155,13 +155,6 @@ impl Publisher {
         };
         if let Some(link) = given_up {
             link.close().await;
-        }
-    }
-
-    async fn discard(&self, channel: Channel) {
-        let close = channel.close(200, "given up".into());
-        if let Err(error) = within(self.broker.limit, "close a channel", close).await {
-            tracing::debug!(%error, "the channel was gone already");
         }
     }
 }

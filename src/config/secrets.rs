@@ -16,20 +16,21 @@ pub struct Secret {
     pub file: Option<PathBuf>,
 }
 
-/// The portal's token. It becomes an HTTP header.
+/// The portal's token.
 pub(super) fn token(reader: &mut Reader<'_>, required: bool) -> Secret {
-    let (token, file) = secret(reader, "portal.token", "portal.token_file", required);
-    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        reader.mistake("portal.token", "holds characters that a header cannot carry");
-    }
-    Secret { value: token.into(), file }
+    for_header(reader, "portal.token", "portal.token_file", required)
 }
 
-/// What operators show at the admin port. It becomes an HTTP header.
+/// What operators show at the admin port.
 pub(super) fn admin_token(reader: &mut Reader<'_>, required: bool) -> Secret {
-    let (token, file) = secret(reader, "admin.token", "admin.token_file", required);
+    for_header(reader, "admin.token", "admin.token_file", required)
+}
+
+/// A secret that becomes an HTTP header.
+fn for_header(reader: &mut Reader<'_>, key: &str, file_key: &str, required: bool) -> Secret {
+    let (token, file) = secret(reader, key, file_key, required);
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        reader.mistake("admin.token", "holds characters that a header cannot carry");
+        reader.mistake(key, "holds characters that a header cannot carry");
     }
     Secret { value: token.into(), file }
 }

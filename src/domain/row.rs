@@ -219,6 +219,9 @@ impl Row {
 
     /// An entry that owns nothing is of use only where its event could still tie with another.
     fn prune(&mut self, by: OrderBy) {
+        if self.entries.iter().all(|entry| !entry.fields.is_empty()) {
+            return;
+        }
         let owners: Vec<Place> = self
             .entries
             .iter()

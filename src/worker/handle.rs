@@ -102,15 +102,15 @@ impl Worker {
     async fn verdicts(self: &Arc<Self>, group: &mut Group) -> Option<Vec<Verdict>> {
         let (mut hold, mut is_again) = (None, false);
         loop {
-            if group.plan().is_none() {
+            let Some(planned) = group.plan() else {
                 return Some(group.each(|_| Verdict::Superseded));
-            }
+            };
             let permit = match self.turn(group.head(), &mut hold).await {
                 Turn::Call(permit) => permit,
                 Turn::HandBack => return Some(self.all_back(group)),
                 Turn::Forgotten => return None,
             };
-            let Some(update) = self.ready(group).await else {
+            let Some(update) = self.ready(group, planned).await else {
                 if group.plan().is_none() {
                     continue;
                 }
@@ -168,19 +168,22 @@ impl Worker {
     /// All that there is to do between the permit and the call: the customer must still be ours,
     /// those that are ready go along, and what only the ledger will remember is recorded. `None` if
     /// no call can be made, or there is nothing to send any more.
-    async fn ready(&self, group: &mut Group) -> Option<Arc<Update>> {
+    async fn ready(&self, group: &mut Group, planned: Arc<Update>) -> Option<Arc<Update>> {
+        let mut is_as_planned = true;
         let span = self.config.longest_attempt();
         if group.lease().is_some_and(|lease| !lease.lasts(clock::instant(), span)) {
             let Entry::Ours(opened) = self.open(group.head(), group.key).await else {
                 return None;
             };
             group.reopen(opened, clock::now());
+            is_as_planned = false;
         }
         if self.config.worker.merges && group.head().may_merge() {
             let customer = &group.head().customer;
             let along =
                 self.with_lanes(|lanes| lanes.take_along(customer, |waiting| waiting.may_merge()));
             let now = clock::now();
+            is_as_planned &= along.is_empty();
             for admitted in along {
                 group.add(admitted, now);
             }
@@ -190,7 +193,7 @@ impl Worker {
         {
             return None;
         }
-        group.plan()
+        if is_as_planned { Some(planned) } else { group.plan() }
     }
 
     /// Whose fault it was, and what follows for each of them. `None` if they are to be tried again:

@@ -98,7 +98,7 @@ impl Worker {
             if let (Some(event), Some(_)) = (event, change.customer) {
                 change.notes.push(pending(event, tier, history));
             }
-        } else if let Some(event) = event.as_ref().filter(|_| message.came_back()) {
+        } else if let Some(event) = event.as_ref().filter(|_| message.is_ours()) {
             change.notes.push(Note::Settled { event: event.clone() });
         }
         true

@@ -90,8 +90,7 @@ impl Bed {
         let simulator = Simulator::start(&["--log-requests", "0", "--latency", &latency]).await?;
         let mut settings = Settings::new(&self.broker.url(), &prefix, &simulator);
         let state = tempfile::tempdir()?;
-        let ledger = format!("sqlite:{}", state.path().join("ledger.db").display());
-        settings.set("ledger.url", &ledger);
+        settings.keep_ledger_in(state.path());
         settings.set("broker.prefetch", &load.prefetch.to_string());
         settings.set("worker.in_flight", &load.in_flight.to_string());
         let (code, _, error) = settings.command(&["topology", "apply"], b"").await?;

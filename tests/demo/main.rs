@@ -43,9 +43,8 @@ async fn tour() -> Result<bool> {
     let prefix = format!("demo-{}", std::process::id());
     let state = tempfile::tempdir()?;
     let mut settings = settings(&broker, &prefix, &simulator);
-    let ledger = format!("sqlite:{}", state.path().join("ledger.db").display());
-    settings.set("ledger.url", &ledger);
-    println!("ledger             {ledger}");
+    settings.keep_ledger_in(state.path());
+    println!("ledger             SQLite in {}", state.path().display());
     let queues = Queues::connect(&broker.url()).await?;
     let (code, topology, trouble) = settings.command(&["topology", "show", "--json"], b"").await?;
     ensure!(code == 0, "{trouble}");

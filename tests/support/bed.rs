@@ -52,8 +52,7 @@ impl Bed {
         let simulator = Simulator::start(simulator_args).await?;
         let state = tempfile::tempdir()?;
         let mut settings = Settings::new(url, &prefix, &simulator);
-        let ledger = format!("sqlite:{}", state.path().join("ledger.db").display());
-        settings.set("ledger.url", &ledger).set("portal.settle_after", "400ms");
+        settings.keep_ledger_in(state.path()).set("portal.settle_after", "400ms");
         // Every tier is a queue to be declared and deleted again: five are enough for most tests.
         settings.set("retry.max_delay", "400ms").set("log.filter", "info,lapin=off");
         Ok(Bed {

@@ -1,5 +1,6 @@
 //! The relay as a process, and its settings.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -49,6 +50,12 @@ impl Settings {
         self.0.retain(|(known, _)| *known != name);
         self.0.push((name, value.to_owned()));
         self
+    }
+
+    /// Keeps the ledger in a file in this directory.
+    pub fn keep_ledger_in(&mut self, directory: &Path) -> &mut Settings {
+        let file = directory.join("ledger.db");
+        self.set("ledger.url", &format!("sqlite:{}", file.display()))
     }
 
     /// As environment variables.
