@@ -27,6 +27,8 @@ pub mod admin;
 
 pub mod worker;
 
+pub mod dead_letters;
+
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::domain::field::Field;
+use crate::domain::letter::Letter;
 use crate::domain::row::Row;
 use crate::domain::version::Version;
-use crate::ledger::{Account, DeadNote, PendingNote};
+use crate::ledger::{Account, PendingNote};
 
 /// All of it; `None` if nothing is known.
 pub fn describe(entity_id: &str, account: &Account, now: Timestamp) -> Option<Value> {
@@ -28,7 +29,7 @@ pub fn describe(entity_id: &str, account: &Account, now: Timestamp) -> Option<Va
         "superseded": row.superseded(),
         "call_under_way": under_way,
         "pending": pending.collect::<Vec<_>>(),
-        "dead_letters": account.dead.iter().map(dead).collect::<Vec<_>>(),
+        "dead_letters": account.dead.iter().map(describe_letter).collect::<Vec<_>>(),
     }))
 }
 
@@ -54,9 +55,12 @@ fn pending(note: &PendingNote, now: Timestamp) -> Value {
            "due_in_s": due.duration_since(now).as_secs(), "reason": reason})
 }
 
-fn dead(note: &DeadNote) -> Value {
-    let DeadNote { dead_id, event, reason, field, rule, http_status, .. } = note;
-    json!({"dead_id": dead_id.to_string(), "event": event, "reason": reason, "field": field,
-           "rule": rule, "http_status": http_status, "portal_status": note.portal_status,
-           "attempts": note.attempts, "died": note.died.to_string()})
+/// A dead letter, as the index knows it.
+pub fn describe_letter(letter: &Letter) -> Value {
+    let Letter { id, event, reason, detail, field, rule, http_status, portal_status, .. } = letter;
+    json!({"dead_id": id.to_string(), "event": event, "reason": reason.name(), "detail": detail,
+           "field": field, "rule": rule, "http_status": http_status, "portal_status": portal_status,
+           "attempts": letter.attempts, "died": letter.died.map(|died| died.to_string()),
+           "flags": letter.flags, "replays": letter.replays, "revision": letter.revision,
+           "group": letter.fingerprint()})
 }

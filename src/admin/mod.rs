@@ -5,7 +5,7 @@ mod account;
 mod client;
 mod server;
 
-pub use account::describe;
+pub use account::{describe, describe_letter};
 pub use client::{AskError, ask_for_customer};
 pub use server::{ListenError, Port};
 

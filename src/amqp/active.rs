@@ -57,6 +57,11 @@ async fn declare(
     }
 }
 
+/// Whether somebody else has what was declared for one connection only.
+pub(super) fn is_locked(error: &lapin::Error) -> bool {
+    matches!(soft(error), Some(AMQPSoftError::RESOURCELOCKED))
+}
+
 fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
     match error.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {

@@ -24,6 +24,7 @@ pub(super) const AMBIGUOUS: &str = "x-relay-ambiguous";
 pub(super) const FIRST_ATTEMPT: &str = "x-relay-first-attempt";
 pub(super) const RECEIPT: &str = "x-relay-receipt";
 pub(super) const RESEND: &str = "x-relay-resend";
+pub(super) const REPLAY_ID: &str = "x-relay-replay-id";
 pub(super) const FORCE: &str = "x-relay-force";
 pub(super) const REVISION: &str = "x-relay-revision";
 pub(super) const EXCHANGE: &str = "x-relay-exchange";
@@ -69,8 +70,8 @@ pub struct InvalidHeader {
 }
 
 impl Message {
-    /// What the message says about its event. `work_queue` is no routing key of the CRM's.
-    pub fn envelope(&self, work_queue: &str) -> Envelope<'_> {
+    /// What the message says about its event.
+    pub fn envelope(&self) -> Envelope<'_> {
         let properties = &self.0.properties;
         let kind = text(properties.kind().as_ref()).filter(|kind| !kind.is_empty());
         Envelope {
@@ -80,7 +81,7 @@ impl Message {
             timestamp: properties
                 .timestamp()
                 .and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok()),
-            kind: kind.or_else(|| self.origin().1.filter(|routing_key| *routing_key != work_queue)),
+            kind: kind.or_else(|| self.origin().1),
             attributes: self.headers().filter_map(attribute).collect(),
         }
     }
@@ -98,6 +99,7 @@ impl Message {
         history.is_resend = self.is_set(RESEND);
         history.is_forced = self.is_set(FORCE);
         history.revision = self.count(REVISION)?;
+        history.replay_id = self.replay_id();
         if self.is_replay() {
             return Ok(history);
         }
@@ -119,13 +121,18 @@ impl Message {
         if self.is_replay() { self.own_text(DEAD_ID)?.parse().ok() } else { None }
     }
 
+    /// Which replay put the message back, if one of ours did.
+    pub fn replay_id(&self) -> Option<Uuid> {
+        if self.is_ours() { self.own_text(REPLAY_ID)?.parse().ok() } else { None }
+    }
+
     /// Whether the broker has given the message out before, to us or another relay.
     pub fn is_redelivery(&self) -> bool {
         self.0.redelivered
     }
 
     /// How often the message was put back after it was a dead letter.
-    pub(super) fn replays(&self) -> u32 {
+    pub fn replays(&self) -> u32 {
         let before = if self.is_ours() { self.count(REPLAYS).unwrap_or(0) } else { 0 };
         before.saturating_add(u32::from(self.is_replay()))
     }
@@ -144,19 +151,26 @@ impl Message {
     }
 
     /// Exchange and routing key that the message was first published with, as far as they are
-    /// known.
+    /// known: by the default exchange's routing key only a queue is named.
     pub(super) fn origin(&self) -> (&str, Option<&str>) {
-        if let (true, Some(exchange)) = (self.is_ours(), self.own_text(EXCHANGE)) {
+        if !self.is_ours() {
+            return (self.0.exchange.as_str(), Some(self.0.routing_key.as_str()));
+        }
+        if let Some(exchange) = self.own_text(EXCHANGE) {
             return (exchange, self.own_text(ROUTING_KEY));
         }
-        (self.0.exchange.as_str(), Some(self.0.routing_key.as_str()))
+        self.deaths().last().map_or((DEFAULT_EXCHANGE, None), |death| {
+            let exchange = death.exchange.unwrap_or(DEFAULT_EXCHANGE);
+            let routing_key = death.routing_key.filter(|_| exchange != DEFAULT_EXCHANGE);
+            (exchange, routing_key)
+        })
     }
 
     pub(super) fn headers(&self) -> impl Iterator<Item = (&ShortString, &AMQPValue)> {
         self.0.properties.headers().iter().flatten()
     }
 
-    fn header(&self, name: &str) -> Option<&AMQPValue> {
+    pub(super) fn header(&self, name: &str) -> Option<&AMQPValue> {
         self.0.properties.headers().as_ref()?.inner().get(name)
     }
 
@@ -168,25 +182,25 @@ impl Message {
         }
     }
 
-    fn own_text(&self, name: &'static str) -> Option<&str> {
+    pub(super) fn own_text(&self, name: &'static str) -> Option<&str> {
         plain_text(self.header(name)?)
     }
 
     /// A header of ours as text, to be shown.
-    pub(super) fn shown(&self, name: &'static str) -> Option<String> {
+    pub(super) fn shown(&self, name: &str) -> Option<String> {
         let value = self.header(name)?;
         let number = || integer(value).map(|number| number.to_string());
         plain_text(value).map(str::to_owned).or_else(number)
     }
 
-    fn count(&self, name: &'static str) -> Result<u32, InvalidHeader> {
+    pub(super) fn count(&self, name: &'static str) -> Result<u32, InvalidHeader> {
         let Some(value) = self.header(name) else { return Ok(0) };
         let number = integer(value).or_else(|| plain_text(value)?.parse().ok());
         let expected = "an integer of 0 or more";
         number.and_then(|n| u32::try_from(n).ok()).ok_or(InvalidHeader { name, expected })
     }
 
-    fn time(&self, name: &'static str) -> Result<Option<Timestamp>, InvalidHeader> {
+    pub(super) fn time(&self, name: &'static str) -> Result<Option<Timestamp>, InvalidHeader> {
         let Some(value) = self.header(name) else { return Ok(None) };
         let expected = "an RFC 3339 time";
         let time = plain_text(value).and_then(|text| text.parse().ok());
@@ -198,7 +212,7 @@ fn text(text: Option<&ShortString>) -> Option<&str> {
     text.map(ShortString::as_str)
 }
 
-fn plain_text(value: &AMQPValue) -> Option<&str> {
+pub(super) fn plain_text(value: &AMQPValue) -> Option<&str> {
     match value {
         AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
         AMQPValue::ShortString(text) => Some(text.as_str()),
@@ -206,7 +220,7 @@ fn plain_text(value: &AMQPValue) -> Option<&str> {
     }
 }
 
-fn integer(value: &AMQPValue) -> Option<i64> {
+pub(super) fn integer(value: &AMQPValue) -> Option<i64> {
     match value {
         AMQPValue::ShortShortInt(n) => Some((*n).into()),
         AMQPValue::ShortShortUInt(n) => Some((*n).into()),

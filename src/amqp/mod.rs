@@ -9,13 +9,15 @@ mod feed;
 mod frame;
 mod headers;
 pub mod ledger_id;
+mod letter;
 mod lone;
-mod look;
 pub mod orders;
 mod publisher;
 mod republish;
 mod scan;
+mod scan_lock;
 pub mod topology;
+mod transfer;
 mod watch;
 
 pub use active::{Hold, hold, is_held};
@@ -24,9 +26,11 @@ pub use delivery::{Deliveries, Delivery, Forgotten, Message};
 pub use erase::{Erased, erase};
 pub use feed::Feed;
 pub use headers::InvalidHeader;
-pub use look::{DeadLetterHead, look};
 pub use publisher::{PublishError, Publisher};
 pub use republish::NewMessage;
+pub use scan::Scan;
+pub use scan_lock::{LockError, ScanLock, lock_scans};
+pub use transfer::{Exported, InvalidExport};
 pub use watch::{Seen, Watch};
 
 /// The exchange that routes by queue name; what comes through it was sent by us or an operator.

@@ -11,8 +11,8 @@ use super::delivery::Message;
 use super::headers::{
     AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, EXCHANGE, FIELD, FIRST_ATTEMPT, FIRST_SEEN,
     FLAGS, FORCE, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS, ORIGINAL_EXPIRATION,
-    ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RECEIPT, RELAY_VERSION, REPLAYS, RESEND,
-    REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID,
+    ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RECEIPT, RELAY_VERSION, REPLAY_ID, REPLAYS,
+    RESEND, REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::history::History;
@@ -48,7 +48,7 @@ impl NewMessage {
 
 const PERSISTENT: u8 = 2;
 
-type Setter = fn(BasicProperties, ShortString) -> BasicProperties;
+pub(super) type Setter = fn(BasicProperties, ShortString) -> BasicProperties;
 
 impl Message {
     /// The message for a retry tier: the same, with its new past.
@@ -92,7 +92,7 @@ impl Message {
     }
 
     /// The headers that travel on, with a note of where the message came from.
-    fn travelling_headers(&self) -> Headers {
+    pub(super) fn travelling_headers(&self) -> Headers {
         let mut headers = Headers(BTreeMap::new());
         for (name, value) in self.headers() {
             let forged = !self.is_ours() && name.as_str().starts_with(PREFIX);
@@ -120,7 +120,7 @@ impl Message {
 
     /// Every property but two: `expiration` would end the message in whatever queue it waits, and
     /// `user_id` is refused from any other user.
-    fn properties_with(&self, headers: Headers) -> BasicProperties {
+    pub(super) fn properties_with(&self, headers: Headers) -> BasicProperties {
         let original = &self.0.properties;
         let mut properties = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
@@ -150,7 +150,7 @@ impl Message {
     }
 }
 
-fn write_history(headers: &mut Headers, history: &History) {
+pub(super) fn write_history(headers: &mut Headers, history: &History) {
     headers.number(ATTEMPTS, history.attempts.into());
     headers.text(FIRST_SEEN, &history.first_seen.to_string());
     headers.number(SAME_REASON, history.same_reason.into());
@@ -165,23 +165,25 @@ fn write_history(headers: &mut Headers, history: &History) {
     headers.flag(AMBIGUOUS, history.ambiguous);
     headers.flag(RESEND, history.is_resend);
     headers.flag(FORCE, history.is_forced);
+    let replay_id = history.replay_id.map(|id| id.to_string());
+    headers.optional_text(REPLAY_ID, replay_id.as_deref());
     if history.revision > 0 {
         headers.number(REVISION, history.revision.into());
     }
 }
 
-struct Headers(BTreeMap<ShortString, AMQPValue>);
+pub(super) struct Headers(pub(super) BTreeMap<ShortString, AMQPValue>);
 
 impl Headers {
-    fn text(&mut self, name: &'static str, text: &str) {
+    pub(super) fn text(&mut self, name: &'static str, text: &str) {
         self.0.insert(name.into(), AMQPValue::LongString(text.into()));
     }
 
-    fn number(&mut self, name: &'static str, number: i64) {
+    pub(super) fn number(&mut self, name: &'static str, number: i64) {
         self.0.insert(name.into(), AMQPValue::LongLongInt(number));
     }
 
-    fn flag(&mut self, name: &'static str, is_set: bool) {
+    pub(super) fn flag(&mut self, name: &'static str, is_set: bool) {
         if is_set {
             self.0.insert(name.into(), AMQPValue::Boolean(true));
         } else {
@@ -190,7 +192,7 @@ impl Headers {
     }
 
     /// Sets the text, or removes an older one.
-    fn optional_text(&mut self, name: &'static str, text: Option<&str>) {
+    pub(super) fn optional_text(&mut self, name: &'static str, text: Option<&str>) {
         match text {
             Some(text) => self.text(name, text),
             None => drop(self.0.remove(name)),

@@ -25,7 +25,7 @@ const NARROWEST: u32 = 1000;
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// A walk.
-pub(super) struct Scan<'a> {
+pub struct Scan<'a> {
     link: &'a Link,
     queue: &'a str,
     channel: Channel,
@@ -42,7 +42,7 @@ pub(super) struct Scan<'a> {
 impl<'a> Scan<'a> {
     /// Begins, with at most so many messages ahead of being looked at; `None` if there is no such
     /// queue.
-    pub(super) async fn begin(
+    pub async fn begin(
         link: &'a Link,
         queue: &'a str,
         ahead: Option<usize>,
@@ -65,7 +65,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The next message; `None` if there is no further one.
-    pub(super) async fn next(&mut self) -> Result<Option<Message>, AmqpError> {
+    pub async fn next(&mut self) -> Result<Option<Message>, AmqpError> {
         let mut silent = Duration::ZERO;
         loop {
             if self.expected == 0 && !self.has_news().await? {
@@ -94,7 +94,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Erases a message that was looked at.
-    pub(super) async fn erase(&mut self, message: Message) -> Result<(), AmqpError> {
+    pub async fn erase(&mut self, message: Message) -> Result<(), AmqpError> {
         let ack = message.0.ack(BasicAckOptions::default());
         within(self.link.limit, "erase a message", ack).await?;
         (self.has_erased, self.room) = (true, self.room + 1);
@@ -102,7 +102,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Ends the walk.
-    pub(super) async fn end(self) -> Result<(), AmqpError> {
+    pub async fn end(self) -> Result<(), AmqpError> {
         if self.has_erased {
             flush_acks(&self.channel, self.link.limit).await?;
         }

@@ -7,10 +7,10 @@ use url::Url;
 
 use super::{Exit, block_on, load, output};
 use crate::admin;
-use crate::amqp::{Erased, Link, Message, erase};
+use crate::amqp::{Erased, Link, Message, erase, lock_scans};
 use crate::clock;
 use crate::config::{Config, Layers, Needs, safe_url};
-use crate::domain::event::{Decoded, Mapping, decode};
+use crate::dead_letters;
 use crate::domain::field::Field;
 use crate::ledger::{About, Account, Store};
 
@@ -43,7 +43,7 @@ pub(super) enum Args {
     },
 }
 
-pub(super) fn customer(args: &Args, layers: &Layers) -> anyhow::Result<Exit> {
+pub(super) fn customer(args: &Args, layers: &Layers, who: &str) -> anyhow::Result<Exit> {
     match args {
         Args::Show { id, via: Some(base), json } => {
             let config = load(layers, Needs::AdminToken)?;
@@ -54,7 +54,7 @@ pub(super) fn customer(args: &Args, layers: &Layers) -> anyhow::Result<Exit> {
         Args::Show { id, via: None, json } => show(id, *json, &load(layers, Needs::Broker)?),
         Args::Forget { id, yes, dry_run, json } => {
             let wish = Wish { id, is_sure: *yes, counts_only: *dry_run, as_json: *json };
-            forget(&wish, &load(layers, Needs::Broker)?)
+            forget(&wish, &load(layers, Needs::Broker)?, who)
         }
     }
 }
@@ -132,7 +132,7 @@ struct Wish<'a> {
     as_json: bool,
 }
 
-fn forget(wish: &Wish<'_>, config: &Config) -> anyhow::Result<Exit> {
+fn forget(wish: &Wish<'_>, config: &Config, who: &str) -> anyhow::Result<Exit> {
     let question = format!(
         "Erase {:?} from the ledger ({}), {} and the archive? What was applied is then not known, and \
          cannot be restored.",
@@ -147,6 +147,14 @@ fn forget(wish: &Wish<'_>, config: &Config) -> anyhow::Result<Exit> {
         // Both are reached before either is changed.
         let known = look_up(config, wish.id).await?;
         let link = config.broker.broker.connect("forget").await?;
+        let lock = lock_scans(&link, &config.broker.topology.scan_queue(), who).await;
+        let _lock = match lock {
+            Ok(lock) => lock,
+            Err(error) => {
+                link.close().await;
+                return Err(error.into());
+            }
+        };
         let erased = erase_messages(&link, wish, config).await;
         link.close().await;
         let forgotten = Forgotten::of(known.as_ref().map(|(_, account)| account), erased?);
@@ -167,9 +175,9 @@ async fn erase_messages(
     config: &Config,
 ) -> anyhow::Result<Vec<(String, Erased)>> {
     let topology = &config.broker.topology;
-    let (mapping, work) = (&config.rules.mapping, topology.work_queue());
-    let is_his =
-        |message: &Message| customer_of(message, mapping, &work).as_deref() == Some(wish.id);
+    let is_his = |message: &Message| {
+        dead_letters::customer_of(message, &config.rules.mapping).as_deref() == Some(wish.id)
+    };
     let mut all = Vec::new();
     for queue in [topology.dead_queue(), topology.archive_queue()] {
         let bar = output::spinner("{spinner} {human_pos} messages looked at, {elapsed}");
@@ -179,23 +187,6 @@ async fn erase_messages(
         all.extend(erased?.map(|erased| (queue, erased)));
     }
     Ok(all)
-}
-
-/// Whose message it is, whatever became of it: also of a type that is not read, or of bad fields.
-fn customer_of(message: &Message, mapping: &Mapping, work_queue: &str) -> Option<String> {
-    let mut envelope = message.envelope(work_queue);
-    envelope.kind = envelope.kind.or(mapping.default_type());
-    let decoded = match decode(&envelope, mapping).ok()? {
-        Decoded::OtherType(kind) => {
-            let mapping = Mapping { types: vec![kind], ..mapping.clone() };
-            decode(&envelope, &mapping).ok()?
-        }
-        decoded @ Decoded::CustomerUpdated(_) => decoded,
-    };
-    match decoded {
-        Decoded::CustomerUpdated(event) => event.fields[Field::EntityId].as_ref().map(text),
-        Decoded::OtherType(_) => None,
-    }
 }
 
 /// What was known of him, and where.

@@ -20,8 +20,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::admin::AskError;
-use crate::amqp::{AmqpError, PublishError};
+use crate::amqp::{AmqpError, LockError, PublishError};
 use crate::config::{Config, Layers, Mistakes, Needs, Sources};
+use crate::dead_letters::InvalidPlan;
 use crate::ledger::LedgerError;
 use crate::telemetry::log;
 use crate::worker::StartError;
@@ -63,9 +64,10 @@ enum Command {
     Check(check::Args),
     /// Show one event's whole way, offline: call, checksum, what each answer would cause, retries.
     Explain(explain::Args),
-    /// Look at the dead-letter queue.
+
+    /// Dead letters: understand them, mend them, put them back safely.
     #[command(subcommand)]
-    Dead(dead::Args),
+    Dead(Box<dead::Verb>),
     /// Show what the ledger knows of a customer, or erase him.
     #[command(subcommand)]
     Customer(customer::Args),
@@ -92,6 +94,8 @@ pub enum Exit {
     Usage = 64,
     /// The broker, the ledger or the admin port was not reached.
     Unavailable = 69,
+    /// Stopped by a limit that the operator has set.
+    Stopped = 75,
 }
 
 impl From<Exit> for ExitCode {
@@ -126,12 +130,30 @@ fn dispatch(command: Command, sources: &Sources) -> anyhow::Result<Exit> {
         Command::Resume(args) => orders::resume(&args, &load(&layers, Needs::Broker)?),
         Command::Check(args) => check::check(&args, &layers),
         Command::Explain(args) => explain::explain(&args, &load(&layers, Needs::SecretKey)?),
-        Command::Dead(args) => dead::dead(&args, &load(&layers, Needs::Broker)?),
-        Command::Customer(args) => customer::customer(&args, &layers),
+
+        Command::Dead(verb) => {
+            dead::dead(&verb, &load(&layers, Needs::Broker)?, &operator(sources))
+        }
+        Command::Customer(args) => customer::customer(&args, &layers, &operator(sources).name),
         Command::Ledger(args) => ledger::ledger(&args, &load(&layers, Needs::Broker)?),
         Command::Topology(args) => topology::topology(&args, &load(&layers, Needs::Broker)?),
         Command::Publish(args) => publish::publish(&args, &load(&layers, Needs::Broker)?),
         Command::Config(args) => config::config(&args, &layers),
+    }
+}
+
+/// Who gives the command.
+fn operator(sources: &Sources) -> dead::Operator {
+    let named = |wanted: &str| {
+        let mut known = sources.environment.iter();
+        let found = known.find(|(name, value)| name == wanted && !value.is_empty());
+        found.map(|(_, value)| value.clone())
+    };
+    let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(named);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    dead::Operator {
+        name: format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.trim()),
+        editor: ["VISUAL", "EDITOR"].into_iter().find_map(named),
     }
 }
 
@@ -145,7 +167,7 @@ fn load(layers: &Layers, needs: Needs) -> anyhow::Result<Config> {
 struct Usage(String);
 
 fn exit_of(error: &anyhow::Error) -> Exit {
-    if error.is::<Mistakes>() || error.is::<Usage>() {
+    if error.is::<Mistakes>() || error.is::<Usage>() || error.is::<InvalidPlan>() {
         Exit::Usage
     } else if error.chain().any(|cause| is_of_the_broker(cause) || is_of_the_ledger(cause)) {
         Exit::Unavailable
@@ -157,6 +179,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 fn is_of_the_broker(cause: &(dyn std::error::Error + 'static)) -> bool {
     let published = cause.downcast_ref::<PublishError>();
     cause.is::<AmqpError>()
+        || cause.is::<LockError>()
         || matches!(published, Some(PublishError::Broker(_) | PublishError::Blocked))
 }
 

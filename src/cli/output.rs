@@ -36,19 +36,33 @@ pub(super) fn is_watched() -> bool {
     io::stderr().is_terminal()
 }
 
+/// Whether a person looks at standard output.
+pub(super) fn is_seen() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Asks a person to type what is about to be lost.
+pub(super) fn is_typed(warning: &str, wanted: &str, is_sure: bool) -> anyhow::Result<bool> {
+    Ok(is_sure || ask(&format!("{warning} Type {wanted} to go on: "))? == wanted)
+}
+
 /// Asks a person before something is done that cannot be undone. Where nobody can be asked, it must
 /// have been said before.
 pub(super) fn is_wanted(question: &str, is_sure: bool) -> anyhow::Result<bool> {
     if is_sure {
         return Ok(true);
     }
+    Ok(matches!(ask(&format!("{question} [y/N] "))?.as_str(), "y" | "Y" | "yes"))
+}
+
+fn ask(question: &str) -> anyhow::Result<String> {
     if !io::stdin().is_terminal() || !is_watched() {
         bail!(Usage("nobody can be asked here: --yes says that it is wanted".into()));
     }
-    write!(io::stderr().lock(), "{question} [y/N] ")?;
+    write!(io::stderr().lock(), "{question}")?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    Ok(answer.trim().to_owned())
 }
 
 /// Shows a person how far something is that has a known end.

@@ -56,6 +56,11 @@ impl Reason {
         Reason::Foreign,
     ];
 
+    /// The reason of that name.
+    pub fn parse(name: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
     /// The name in headers, logs and the runbook.
     pub fn name(self) -> &'static str {
         match self {
@@ -116,7 +121,7 @@ impl DeadLetter {
             portal_status: None,
             needs_review: false,
             unwitnessed: false,
-            history: History { not_before: None, ..history.clone() },
+            history: History { not_before: None, replay_id: None, ..history.clone() },
         }
     }
 }
@@ -153,7 +158,7 @@ pub(super) fn dead_letter(
         portal_status: judgement.portal_status,
         needs_review: history.ambiguous || judgement.outcome.is_ambiguous(),
         unwitnessed: false,
-        history: history.counted(judgement.outcome, now),
+        history: History { replay_id: None, ..history.counted(judgement.outcome, now) },
     }
 }
 

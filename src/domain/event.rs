@@ -86,7 +86,7 @@ pub fn decode(envelope: &Envelope<'_>, mapping: &Mapping) -> Result<Decoded, Und
     };
     let says_structured = envelope.content_type.is_some_and(is_structured);
     let headers = Headers::of(envelope, says_structured);
-    let structured = says_structured || body.contains_key("specversion");
+    let structured = is_data_inside(envelope, &body);
 
     let data = if structured { take_data(&mut body)? } else { std::mem::take(&mut body) };
     let attributes = Attributes { headers, body };
@@ -108,6 +108,11 @@ pub fn decode(envelope: &Envelope<'_>, mapping: &Mapping) -> Result<Decoded, Und
         sequence: attributes.text("sequence")?,
         fields: find_fields(data, &mapping.pointers),
     })))
+}
+
+/// Whether the body is a structured event, with the data inside it.
+pub(super) fn is_data_inside(envelope: &Envelope<'_>, body: &Map<String, Value>) -> bool {
+    envelope.content_type.is_some_and(is_structured) || body.contains_key("specversion")
 }
 
 fn without_bom(body: &[u8]) -> &[u8] {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::response::Outcome;
 use super::row::Passage;
@@ -35,6 +36,8 @@ pub struct History {
     pub is_forced: bool,
     /// How often an operator has edited it.
     pub revision: u32,
+    /// Which replay put it back. What follows from an end that was reached is no part of it.
+    pub replay_id: Option<Uuid>,
 }
 
 impl History {
@@ -53,6 +56,7 @@ impl History {
             is_resend: false,
             is_forced: false,
             revision: 0,
+            replay_id: None,
         }
     }
 

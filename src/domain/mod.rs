@@ -32,4 +32,9 @@ pub mod history;
 pub mod retry;
 pub mod verdict;
 
+pub mod letter;
+
+pub mod edit;
+pub mod outlook;
+
 pub mod redact;

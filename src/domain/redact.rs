@@ -38,6 +38,16 @@ fn replace_ignoring_case(text: &str, value: &str) -> String {
     }
 }
 
+/// A personal value, so that whoever knows it can recognise it: its first and last characters.
+pub fn mask(value: &str) -> String {
+    let characters: Vec<char> = value.chars().collect();
+    match &characters[..] {
+        [first, second, .., last] if characters.len() > 6 => format!("{first}{second}***{last}"),
+        [first, .., _] if characters.len() > 2 => format!("{first}***"),
+        _ => "***".to_owned(),
+    }
+}
+
 /// The longest beginning of at most `max_bytes` that ends between characters.
 pub fn cut(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
@@ -45,7 +55,14 @@ pub fn cut(text: &str, max_bytes: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::redact;
+    use super::{mask, redact};
+
+    #[test]
+    fn a_masked_value_shows_its_ends_if_there_is_much_between_them() {
+        assert_eq!(mask("asha@example.com"), "as***m");
+        assert_eq!(mask("Kochi"), "K***");
+        assert_eq!((mask("ab"), mask("")), ("***".into(), "***".into()));
+    }
 
     #[test]
     fn what_was_sent_does_not_come_back() {

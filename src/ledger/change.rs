@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{CustomerKey, Lease};
+use crate::domain::letter::Letter;
 
 /// One customer's news.
 #[derive(Clone, Debug, Default)]
@@ -40,12 +41,27 @@ pub enum Note {
     /// It waits in a retry tier.
     Pending(PendingNote),
     /// It is a dead letter.
-    Dead(DeadNote),
-    /// A dead letter is back in the work queue.
-    Replayed {
+    Dead(Box<Letter>),
+    /// A dead letter is in the dead-letter queue no more.
+    Gone {
         /// Which one.
         dead_id: Uuid,
     },
+    /// What an operator put back has come to an end.
+    Replayed(ReplayEnd),
+}
+
+/// How a replay of a dead letter ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayEnd {
+    /// Which replay.
+    pub replay_id: Uuid,
+    /// The verdict.
+    pub ended: String,
+    /// Why it is a dead letter again, if it is.
+    pub reason: Option<String>,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// An event that waits in a retry tier.
@@ -61,27 +77,21 @@ pub struct PendingNote {
     pub reason: String,
 }
 
-/// A dead letter, without anything personal.
+/// One act of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadNote {
-    /// Its id.
-    pub dead_id: Uuid,
-    /// Which event.
-    pub event: Option<String>,
-    /// Why.
-    pub reason: String,
-    /// The field at fault.
-    pub field: Option<String>,
-    /// The rule it breaks.
-    pub rule: Option<String>,
-    /// HTTP status of the last answer.
-    pub http_status: Option<u16>,
-    /// Status in the body of the last answer.
-    pub portal_status: Option<i64>,
-    /// Attempts made.
-    pub attempts: u32,
-    /// When it became one.
-    pub died: Timestamp,
+pub struct Act {
+    /// When.
+    pub at: Timestamp,
+    /// Who, and on which host.
+    pub who: String,
+    /// The verb.
+    pub act: String,
+    /// On what, without anything personal.
+    pub what: String,
+    /// The operator's reason.
+    pub why: Option<String>,
+    /// How many dead letters.
+    pub count: u64,
 }
 
 /// What came of a commit.

@@ -23,10 +23,10 @@ use uuid::Uuid;
 
 use crate::domain::row::Row;
 use batch::{Desk, Kind};
-pub use change::{Change, Committed, DeadNote, Note, PendingNote};
+pub use change::{Act, Change, Committed, Note, PendingNote, ReplayEnd};
 pub use migrate::Migration;
 pub use place::Place;
-pub use store::{Account, Condition, Store};
+pub use store::{Account, Condition, Indexed, ReplayCount, Store};
 pub use target::{InvalidTarget, Target};
 
 /// Why the ledger cannot be used.
@@ -204,6 +204,14 @@ impl Ledger {
         match kept.store.open_at_once(key) {
             Some(opening) => opening,
             None => kept.readers.ask(key).await,
+        }
+    }
+
+    /// Whether a replay has come to its end before. Without a ledger nobody knows.
+    pub async fn has_ended(&self, replay_id: Uuid) -> Result<bool, LedgerError> {
+        match &self.kept {
+            Some(kept) => kept.store.has_ended(replay_id).await,
+            None => Ok(false),
         }
     }
 

@@ -14,12 +14,14 @@ use tokio_postgres::{Config, Row as Columns};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
-use super::store::{Account, Condition, Part, Stored};
+use super::store::{Account, Condition, Indexed, Part, ReplayCount, Stored};
 use super::{
-    About, Change, Committed, CustomerKey, DeadNote, Lease, LedgerError, Note, Opened, Opening,
-    PendingNote, schema,
+    About, Act, Change, Committed, CustomerKey, Lease, LedgerError, Note, Opened, Opening,
+    PendingNote, ReplayEnd, schema,
 };
 use crate::clock;
+use crate::domain::dead_letter::Reason;
+use crate::domain::letter::Letter;
 use crate::domain::row::{Row, Unreadable};
 
 /// Connections: one to read, one to write, and some for operators' commands.
@@ -28,6 +30,8 @@ const CONNECTIONS: usize = 4;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A statement that takes longer is given up by the server.
 const STATEMENT_LIMIT: &str = "-c statement_timeout=10s -c idle_in_transaction_session_timeout=20s";
+/// Replays are remembered so much longer than retries that are overdue, in microseconds: 30 days.
+const REPLAYS_KEPT: i64 = 30 * 24 * 3600 * 1_000_000;
 /// Rows handled at once where a whole table is gone through.
 const PAGE: i64 = 1000;
 /// Any number, as long as all relays use the same.
@@ -312,7 +316,7 @@ impl Postgres {
         Ok(Account {
             row: row.transpose()?,
             pending: pending.iter().map(|columns| pending_note(columns).1).collect(),
-            dead: dead.iter().map(|columns| dead_note(columns).1).collect(),
+            dead: dead.iter().map(|columns| letter(columns).1).collect(),
         })
     }
 
@@ -332,6 +336,101 @@ impl Postgres {
         Ok(forget.await?)
     }
 
+    pub(super) async fn rows(&self, keys: &[CustomerKey]) -> Result<Vec<Row>, LedgerError> {
+        let rows = async {
+            let wanted: Vec<&[u8]> = keys.iter().map(|key| key.0.as_slice()).collect();
+            let client = self.client().await?;
+            let select = "SELECT key, row FROM customers WHERE key = ANY ($1)";
+            let found = client.query(select, &[&wanted]).await?;
+            let mut known = std::collections::HashMap::with_capacity(found.len());
+            for columns in found {
+                known.insert(key(&columns, 0), Row::unpack(columns.get(1))?);
+            }
+            let row = |key: &CustomerKey| known.get(key).cloned().unwrap_or_default();
+            Ok::<_, Fault>(keys.iter().map(row).collect())
+        };
+        Ok(rows.await?)
+    }
+
+    pub(super) async fn letters(&self) -> Result<Vec<Indexed>, LedgerError> {
+        let letters = async {
+            let client = self.client().await?;
+            let select = format!("SELECT {DEAD} FROM dead ORDER BY died");
+            Ok::<_, Fault>(client.query(&select, &[]).await?.iter().map(letter).collect())
+        };
+        Ok(letters.await?)
+    }
+
+    pub(super) async fn letter_count(&self) -> Result<u64, LedgerError> {
+        let count = async {
+            let client = self.client().await?;
+            let count = client.query_one("SELECT count(*) FROM dead", &[]).await?;
+            Ok::<_, Fault>(u64::try_from(count.get::<_, i64>(0)).unwrap_or_default())
+        };
+        Ok(count.await?)
+    }
+
+    pub(super) async fn reindex(
+        &self,
+        found: &[Indexed],
+        began: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let reindex = async {
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await?;
+            let delete = "DELETE FROM dead WHERE died < $1";
+            transaction.execute(delete, &[&began.as_microsecond()]).await?;
+            for (key, letter) in found {
+                write_letter(&transaction, *key, letter).await?;
+            }
+            Ok::<_, Fault>(transaction.commit().await?)
+        };
+        Ok(reindex.await?)
+    }
+
+    pub(super) async fn has_ended(&self, replay_id: Uuid) -> Result<bool, LedgerError> {
+        let look = async {
+            let client = self.client().await?;
+            let select = "SELECT 1 FROM replays WHERE replay_id = $1";
+            Ok::<_, Fault>(client.query_opt(select, &[&replay_id.to_string()]).await?.is_some())
+        };
+        Ok(look.await?)
+    }
+
+    pub(super) async fn replay_counts(
+        &self,
+        beginning: &str,
+    ) -> Result<Vec<ReplayCount>, LedgerError> {
+        let counts = async {
+            let client = self.client().await?;
+            let select =
+                "SELECT ended, reason, count(*) FROM replays WHERE starts_with(replay_id, $1)
+                          GROUP BY ended, reason ORDER BY ended, reason";
+            let found = client.query(select, &[&beginning]).await?;
+            let count = |columns: &Columns| {
+                let number = u64::try_from(columns.get::<_, i64>(2)).unwrap_or_default();
+                (columns.get(0), columns.get(1), number)
+            };
+            Ok::<_, Fault>(found.iter().map(count).collect())
+        };
+        Ok(counts.await?)
+    }
+
+    pub(super) async fn log_act(&self, act: &Act) -> Result<(), LedgerError> {
+        let log = async { write_act(&self.client().await?, act).await };
+        Ok(log.await?)
+    }
+
+    pub(super) async fn acts(&self, last: u32) -> Result<Vec<Act>, LedgerError> {
+        let acts = async {
+            let client = self.client().await?;
+            let select = format!("SELECT {ACT} FROM audit ORDER BY number DESC LIMIT $1");
+            let found = client.query(&select, &[&i64::from(last)]).await?;
+            Ok::<_, Fault>(found.iter().rev().map(act).collect())
+        };
+        Ok(acts.await?)
+    }
+
     pub(super) async fn condition(&self) -> Result<Condition, LedgerError> {
         let look = async {
             let client = self.client().await?;
@@ -349,7 +448,7 @@ impl Postgres {
     pub(super) async fn clear(&self) -> Result<(), LedgerError> {
         let clear = async {
             let client = self.client().await?;
-            client.batch_execute("TRUNCATE customers, pending, dead").await?;
+            client.batch_execute("TRUNCATE customers, pending, dead, replays, audit").await?;
             Ok::<_, Fault>(())
         };
         Ok(clear.await?)
@@ -397,6 +496,8 @@ impl Postgres {
             }
             let delete = "DELETE FROM pending WHERE due < $1";
             client.execute(delete, &[&overdue.as_microsecond()]).await?;
+            let kept = overdue.as_microsecond() - REPLAYS_KEPT;
+            client.execute("DELETE FROM replays WHERE at < $1", &[&kept]).await?;
             Ok::<_, Fault>(forgotten)
         };
         Ok(sweep.await?)
@@ -420,7 +521,11 @@ impl Postgres {
                 let select = "SELECT customer, event, attempts, due, reason FROM pending";
                 part.pending = client.query(select, &[]).await?.iter().map(pending_note).collect();
                 let select = format!("SELECT {DEAD} FROM dead");
-                part.dead = client.query(&select, &[]).await?.iter().map(dead_note).collect();
+                part.dead = client.query(&select, &[]).await?.iter().map(letter).collect();
+                let select = "SELECT replay_id, ended, reason, at FROM replays";
+                part.replays = client.query(select, &[]).await?.iter().map(replay_end).collect();
+                let select = format!("SELECT {ACT} FROM audit ORDER BY number");
+                part.acts = client.query(&select, &[]).await?.iter().map(act).collect();
             }
             Ok::<_, Fault>(part)
         };
@@ -441,8 +546,14 @@ impl Postgres {
             for (key, note) in &part.pending {
                 write_note(&transaction, Some(*key), &Note::Pending(note.clone())).await?;
             }
-            for (key, note) in &part.dead {
-                write_note(&transaction, *key, &Note::Dead(note.clone())).await?;
+            for (key, letter) in &part.dead {
+                write_letter(&transaction, *key, letter).await?;
+            }
+            for end in &part.replays {
+                write_note(&transaction, None, &Note::Replayed(end.clone())).await?;
+            }
+            for act in &part.acts {
+                write_act(&transaction, act).await?;
             }
             Ok::<_, Fault>(transaction.commit().await?)
         };
@@ -519,45 +630,79 @@ async fn write_note(
             let statement = transaction.prepare_cached(upsert).await?;
             transaction.execute(&statement, &[&customer, event, &attempts, &due, reason]).await?;
         }
-        Note::Dead(note) => {
-            let insert = format!(
-                "INSERT INTO dead ({DEAD}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-                 ON CONFLICT DO NOTHING"
-            );
-            let dead_id = note.dead_id.to_string();
-            let (http_status, attempts) =
-                (note.http_status.map(i64::from), i64::from(note.attempts));
-            let died = note.died.as_microsecond();
-            let DeadNote { event, reason, field, rule, portal_status, .. } = note;
-            transaction
-                .execute(
-                    &insert,
-                    &[
-                        &dead_id,
-                        &customer,
-                        event,
-                        reason,
-                        field,
-                        rule,
-                        &http_status,
-                        portal_status,
-                        &attempts,
-                        &died,
-                    ],
-                )
-                .await?;
+        Note::Dead(letter) => {
+            let key = customer.as_deref().map(key_of);
+            write_letter(transaction, key, letter).await?;
         }
-        Note::Replayed { dead_id } => {
+        Note::Gone { dead_id } => {
             let delete = "DELETE FROM dead WHERE dead_id = $1";
             transaction.execute(delete, &[&dead_id.to_string()]).await?;
+        }
+        Note::Replayed(ReplayEnd { replay_id, ended, reason, at }) => {
+            let insert = "INSERT INTO replays (replay_id, ended, reason, at)
+                          VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+            let statement = transaction.prepare_cached(insert).await?;
+            let (replay_id, at) = (replay_id.to_string(), at.as_microsecond());
+            transaction.execute(&statement, &[&replay_id, ended, reason, &at]).await?;
         }
     }
     Ok(())
 }
 
+async fn write_letter(
+    transaction: &Transaction<'_>,
+    customer: Option<CustomerKey>,
+    letter: &Letter,
+) -> Result<(), Fault> {
+    let upsert = format!(
+        "INSERT INTO dead ({DEAD})
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+         ON CONFLICT (dead_id) DO UPDATE SET
+             customer = excluded.customer, event = excluded.event, reason = excluded.reason,
+             field = excluded.field, rule = excluded.rule, detail = excluded.detail,
+             revision = excluded.revision"
+    );
+    let statement = transaction.prepare_cached(&upsert).await?;
+    let customer = customer.map(|key| key.0.to_vec());
+    let number = |number: u32| i64::from(number);
+    transaction
+        .execute(
+            &statement,
+            &[
+                &letter.id.to_string(),
+                &customer,
+                &letter.event,
+                &letter.reason.name(),
+                &letter.field,
+                &letter.rule,
+                &letter.http_status.map(i64::from),
+                &letter.portal_status,
+                &number(letter.attempts),
+                &letter.died.map_or(0, Timestamp::as_microsecond),
+                &letter.detail,
+                &letter.flags,
+                &number(letter.replays),
+                &number(letter.revision),
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn write_act(client: &impl GenericClient, act: &Act) -> Result<(), Fault> {
+    let insert = format!("INSERT INTO audit ({ACT}) VALUES ($1, $2, $3, $4, $5, $6)");
+    let Act { at, who, act, what, why, count } = act;
+    let (at, count) = (at.as_microsecond(), i64::try_from(*count).unwrap_or(i64::MAX));
+    client.execute(&insert, &[&at, who, act, what, why, &count]).await?;
+    Ok(())
+}
+
 /// The columns of a dead letter, in the order in which they are read and written.
 const DEAD: &str = "dead_id, customer, event, reason, field, rule, http_status, portal_status, \
-                    attempts, died";
+                    attempts, died, detail, flags, replays, revision";
+
+/// The columns of an operator's act, in the order in which they are read and written.
+const ACT: &str = "at, who, act, what, why, count";
 
 fn pending_note(columns: &Columns) -> (CustomerKey, PendingNote) {
     let note = PendingNote {
@@ -569,20 +714,46 @@ fn pending_note(columns: &Columns) -> (CustomerKey, PendingNote) {
     (key(columns, 0), note)
 }
 
-fn dead_note(columns: &Columns) -> (Option<CustomerKey>, DeadNote) {
+fn letter(columns: &Columns) -> Indexed {
+    let small = |at| u32::try_from(columns.get::<_, i64>(at)).unwrap_or_default();
     let http_status = columns.get::<_, Option<i64>>(6);
-    let note = DeadNote {
-        dead_id: columns.get::<_, String>(0).parse().unwrap_or_default(),
+    let died = columns.get::<_, i64>(9);
+    let letter = Letter {
+        id: columns.get::<_, String>(0).parse().unwrap_or_default(),
         event: columns.get(2),
-        reason: columns.get(3),
+        reason: Reason::parse(columns.get(3)).unwrap_or(Reason::Foreign),
         field: columns.get(4),
         rule: columns.get(5),
         http_status: http_status.and_then(|status| u16::try_from(status).ok()),
         portal_status: columns.get(7),
-        attempts: u32::try_from(columns.get::<_, i64>(8)).unwrap_or_default(),
-        died: time(columns.get(9)),
+        attempts: small(8),
+        died: (died > 0).then(|| time(died)),
+        detail: columns.get(10),
+        flags: columns.get(11),
+        replays: small(12),
+        revision: small(13),
     };
-    (columns.get::<_, Option<&[u8]>>(1).map(key_of), note)
+    (columns.get::<_, Option<&[u8]>>(1).map(key_of), letter)
+}
+
+fn replay_end(columns: &Columns) -> ReplayEnd {
+    ReplayEnd {
+        replay_id: columns.get::<_, String>(0).parse().unwrap_or_default(),
+        ended: columns.get(1),
+        reason: columns.get(2),
+        at: time(columns.get(3)),
+    }
+}
+
+fn act(columns: &Columns) -> Act {
+    Act {
+        at: time(columns.get(0)),
+        who: columns.get(1),
+        act: columns.get(2),
+        what: columns.get(3),
+        why: columns.get(4),
+        count: u64::try_from(columns.get::<_, i64>(5)).unwrap_or_default(),
+    }
 }
 
 fn key(columns: &Columns, at: usize) -> CustomerKey {

@@ -2,7 +2,8 @@
 //! is refused. Both backends have the same tables.
 
 /// Steps for SQLite; `user_version` counts those that were taken.
-pub(super) const SQLITE: [&str; 1] = ["
+pub(super) const SQLITE: [&str; 2] = [
+    "
     CREATE TABLE about (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         id TEXT NOT NULL,
@@ -35,11 +36,38 @@ pub(super) const SQLITE: [&str; 1] = ["
         died INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX dead_by_customer ON dead (customer);
-"];
+",
+    "
+    ALTER TABLE dead ADD COLUMN detail TEXT;
+    ALTER TABLE dead ADD COLUMN flags TEXT;
+    ALTER TABLE dead ADD COLUMN replays INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE dead ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE replays (
+        replay_id TEXT PRIMARY KEY,
+        ended TEXT NOT NULL,
+        reason TEXT,
+        at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE audit (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        at INTEGER NOT NULL,
+        who TEXT NOT NULL,
+        act TEXT NOT NULL,
+        what TEXT NOT NULL,
+        why TEXT,
+        count INTEGER NOT NULL
+    );
+    CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE (ABORT, 'the audit log is only added to'); END;
+    CREATE TRIGGER audit_is_not_erased BEFORE DELETE ON audit
+        BEGIN SELECT RAISE (ABORT, 'the audit log is only added to'); END;
+",
+];
 
 /// Steps for PostgreSQL; `relay_schema` counts those that were taken. Times are microseconds since
 /// 1970, as in SQLite; leases alone go by the server's clock.
-pub(super) const POSTGRES: [&str; 1] = ["
+pub(super) const POSTGRES: [&str; 2] = [
+    "
     CREATE TABLE about (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         id TEXT NOT NULL,
@@ -76,4 +104,28 @@ pub(super) const POSTGRES: [&str; 1] = ["
         died BIGINT NOT NULL
     );
     CREATE INDEX dead_by_customer ON dead (customer);
-"];
+",
+    "
+    ALTER TABLE dead ADD COLUMN detail TEXT;
+    ALTER TABLE dead ADD COLUMN flags TEXT;
+    ALTER TABLE dead ADD COLUMN replays BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE dead ADD COLUMN revision BIGINT NOT NULL DEFAULT 0;
+    CREATE TABLE replays (
+        replay_id TEXT PRIMARY KEY,
+        ended TEXT NOT NULL,
+        reason TEXT,
+        at BIGINT NOT NULL
+    );
+    CREATE TABLE audit (
+        number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        at BIGINT NOT NULL,
+        who TEXT NOT NULL,
+        act TEXT NOT NULL,
+        what TEXT NOT NULL,
+        why TEXT,
+        count BIGINT NOT NULL
+    );
+    CREATE RULE audit_is_not_changed AS ON UPDATE TO audit DO INSTEAD NOTHING;
+    CREATE RULE audit_is_not_erased AS ON DELETE TO audit DO INSTEAD NOTHING;
+",
+];

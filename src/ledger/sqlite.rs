@@ -12,11 +12,15 @@ use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row as Columns, params};
 
 use super::schema;
-use super::store::{Account, Condition, Part, Stored};
+use uuid::Uuid;
+
+use super::store::{Account, Condition, Indexed, Part, ReplayCount, Stored};
 use super::{
-    About, Change, Committed, CustomerKey, DeadNote, LedgerError, Note, Opened, Opening,
-    PendingNote,
+    About, Act, Change, Committed, CustomerKey, LedgerError, Note, Opened, Opening, PendingNote,
+    ReplayEnd,
 };
+use crate::domain::dead_letter::Reason;
+use crate::domain::letter::Letter;
 use crate::domain::row::{Row, Unreadable};
 
 /// Another process that holds the file is waited for.
@@ -25,6 +29,8 @@ const BUSY_LIMIT: Duration = Duration::from_secs(5);
 const CHECKPOINT_PAGES: i64 = 4000;
 /// Pages kept in memory: 8 MiB.
 const CACHE_PAGES: i64 = 8192;
+/// Replays are remembered so much longer than retries that are overdue, in microseconds: 30 days.
+const REPLAYS_KEPT: i64 = 30 * 24 * 3600 * 1_000_000;
 /// Rows handled at once where a whole table is gone through.
 const PAGE: u16 = 1000;
 
@@ -222,8 +228,8 @@ impl Sqlite {
         let pending = pending.collect::<Result<Vec<_>, _>>()?.into_iter().map(|(_, note)| note);
         let mut select = transaction
             .prepare(&format!("SELECT {DEAD} FROM dead WHERE customer = ?1 ORDER BY died"))?;
-        let dead = select.query_map(params![key.0], dead_note)?;
-        let dead = dead.collect::<Result<Vec<_>, _>>()?.into_iter().map(|(_, note)| note);
+        let dead = select.query_map(params![key.0], letter)?;
+        let dead = dead.collect::<Result<Vec<_>, _>>()?.into_iter().map(|(_, letter)| letter);
         Ok(Account { row, pending: pending.collect(), dead: dead.collect() })
     }
 
@@ -237,6 +243,68 @@ impl Sqlite {
         transaction.execute("DELETE FROM dead WHERE customer = ?1", params![key.0])?;
         transaction.commit()?;
         Ok(())
+    }
+
+    pub(super) fn rows(&self, keys: &[CustomerKey]) -> Result<Vec<Row>, Fault> {
+        let connection = self.connection();
+        let transaction = connection.unchecked_transaction()?;
+        keys.iter().map(|key| row(&transaction, *key)).collect()
+    }
+
+    pub(super) fn letters(&self) -> Result<Vec<Indexed>, Fault> {
+        let reader = self.connection();
+        let mut select = reader.prepare(&format!("SELECT {DEAD} FROM dead ORDER BY died"))?;
+        Ok(select.query_map([], letter)?.collect::<Result<_, _>>()?)
+    }
+
+    pub(super) fn letter_count(&self) -> Result<u64, Fault> {
+        let count = self
+            .connection()
+            .query_row("SELECT count(*) FROM dead", [], |row| row.get::<_, i64>(0))?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+
+    pub(super) fn reindex(&self, found: &[Indexed], began: Timestamp) -> Result<(), Fault> {
+        let mut writer = self.connection();
+        let transaction = writer.transaction()?;
+        transaction.execute("DELETE FROM dead WHERE died < ?1", params![began.as_microsecond()])?;
+        for (key, letter) in found {
+            write_letter(&transaction, *key, letter)?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    pub(super) fn has_ended(&self, replay_id: Uuid) -> Result<bool, Fault> {
+        let select = "SELECT 1 FROM replays WHERE replay_id = ?1";
+        let found =
+            self.connection().prepare_cached(select)?.exists(params![replay_id.to_string()])?;
+        Ok(found)
+    }
+
+    pub(super) fn replay_counts(&self, beginning: &str) -> Result<Vec<ReplayCount>, Fault> {
+        let reader = self.connection();
+        let mut select = reader.prepare_cached(
+            "SELECT ended, reason, count(*) FROM replays WHERE replay_id >= ?1 AND replay_id < ?1 || 'g'
+             GROUP BY ended, reason ORDER BY ended, reason",
+        )?;
+        let counts = select.query_map(params![beginning], |row| {
+            let count = u64::try_from(row.get::<_, i64>(2)?).unwrap_or_default();
+            Ok((row.get(0)?, row.get(1)?, count))
+        })?;
+        Ok(counts.collect::<Result<_, _>>()?)
+    }
+
+    pub(super) fn log_act(&self, act: &Act) -> Result<(), Fault> {
+        write_act(&self.connection(), act)
+    }
+
+    pub(super) fn acts(&self, last: u32) -> Result<Vec<Act>, Fault> {
+        let reader = self.connection();
+        let mut select =
+            reader.prepare(&format!("SELECT {ACT} FROM audit ORDER BY number DESC LIMIT ?1"))?;
+        let mut acts = select.query_map(params![last], act)?.collect::<Result<Vec<_>, _>>()?;
+        acts.reverse();
+        Ok(acts)
     }
 
     pub(super) fn condition(&self) -> Result<Condition, Fault> {
@@ -267,7 +335,7 @@ impl Sqlite {
     pub(super) fn clear(&self) -> Result<(), Fault> {
         let mut writer = self.connection();
         let transaction = writer.transaction()?;
-        for table in ["customers", "pending", "dead"] {
+        for table in ["customers", "pending", "dead", "replays"] {
             transaction.execute(&format!("DELETE FROM {table}"), [])?;
         }
         Ok(transaction.commit()?)
@@ -307,7 +375,10 @@ impl Sqlite {
             }
         }
         let writer = self.connection();
-        writer.execute("DELETE FROM pending WHERE due < ?1", params![overdue.as_microsecond()])?;
+        let overdue_at = overdue.as_microsecond();
+        writer.execute("DELETE FROM pending WHERE due < ?1", params![overdue_at])?;
+        writer
+            .execute("DELETE FROM replays WHERE at < ?1 - ?2", params![overdue_at, REPLAYS_KEPT])?;
         writer.execute_batch("PRAGMA incremental_vacuum(10000)")?;
         Ok(forgotten as u64)
     }
@@ -328,7 +399,13 @@ impl Sqlite {
                 .prepare("SELECT customer, event, attempts, due, reason FROM pending")?;
             part.pending = select.query_map([], pending_note)?.collect::<Result<_, _>>()?;
             let mut select = transaction.prepare(&format!("SELECT {DEAD} FROM dead"))?;
-            part.dead = select.query_map([], dead_note)?.collect::<Result<_, _>>()?;
+            part.dead = select.query_map([], letter)?.collect::<Result<_, _>>()?;
+            let mut select =
+                transaction.prepare("SELECT replay_id, ended, reason, at FROM replays")?;
+            part.replays = select.query_map([], replay_end)?.collect::<Result<_, _>>()?;
+            let mut select =
+                transaction.prepare(&format!("SELECT {ACT} FROM audit ORDER BY number"))?;
+            part.acts = select.query_map([], act)?.collect::<Result<_, _>>()?;
         }
         Ok(part)
     }
@@ -342,8 +419,16 @@ impl Sqlite {
         for (key, note) in &part.pending {
             write_note(&transaction, Some(*key), &Note::Pending(note.clone()))?;
         }
-        for (key, note) in &part.dead {
-            write_note(&transaction, *key, &Note::Dead(note.clone()))?;
+        for (key, letter) in &part.dead {
+            write_letter(&transaction, *key, letter)?;
+        }
+        for end in &part.replays {
+            write_note(&transaction, None, &Note::Replayed(end.clone()))?;
+        }
+        // It cannot be erased: a copy that is begun anew finds it there.
+        let has_acts = transaction.prepare("SELECT 1 FROM audit")?.exists([])?;
+        for act in part.acts.iter().filter(|_| !has_acts) {
+            write_act(&transaction, act)?;
         }
         transaction.commit()?;
         Ok(())
@@ -398,12 +483,16 @@ fn steps_taken(connection: &Connection) -> Result<usize, Fault> {
 }
 
 fn open(connection: &Connection, key: CustomerKey) -> Result<Opening, Fault> {
+    let row = row(connection, key)?;
+    Ok(Opening::Ours(Box::new(Opened { row, ..Opened::default() })))
+}
+
+fn row(connection: &Connection, key: CustomerKey) -> Result<Row, Fault> {
     let mut select = connection.prepare_cached("SELECT row FROM customers WHERE key = ?1")?;
     let row = select
         .query_row(params![key.0], |row| Ok(Row::unpack(row.get_ref(0)?.as_blob()?)))
         .optional()?;
-    let row = row.transpose()?.unwrap_or_default();
-    Ok(Opening::Ours(Box::new(Opened { row, ..Opened::default() })))
+    Ok(row.transpose()?.unwrap_or_default())
 }
 
 fn about(connection: &Connection) -> Result<Option<About>, Fault> {
@@ -447,34 +536,70 @@ fn write_note(
             let values = params![customer.unwrap_or_default(), event, attempts, due, reason];
             connection.prepare_cached(upsert)?.execute(values)?;
         }
-        Note::Dead(note) => {
-            let upsert = format!(
-                "INSERT OR REPLACE INTO dead ({DEAD}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
-            );
-            connection.prepare_cached(&upsert)?.execute(params![
-                note.dead_id.to_string(),
-                customer,
-                note.event,
-                note.reason,
-                note.field,
-                note.rule,
-                note.http_status,
-                note.portal_status,
-                note.attempts,
-                note.died.as_microsecond()
-            ])?;
-        }
-        Note::Replayed { dead_id } => {
+        Note::Dead(letter) => write_letter(connection, customer.map(CustomerKey), letter)?,
+        Note::Gone { dead_id } => {
             let delete = "DELETE FROM dead WHERE dead_id = ?1";
             connection.prepare_cached(delete)?.execute(params![dead_id.to_string()])?;
+        }
+        Note::Replayed(ReplayEnd { replay_id, ended, reason, at }) => {
+            let insert = "INSERT OR IGNORE INTO replays (replay_id, ended, reason, at)
+                          VALUES (?1, ?2, ?3, ?4)";
+            let values = params![replay_id.to_string(), ended, reason, at.as_microsecond()];
+            connection.prepare_cached(insert)?.execute(values)?;
         }
     }
     Ok(())
 }
 
+fn write_letter(
+    connection: &Connection,
+    customer: Option<CustomerKey>,
+    letter: &Letter,
+) -> Result<(), Fault> {
+    let upsert = format!(
+        "INSERT OR REPLACE INTO dead ({DEAD})
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+    );
+    connection.prepare_cached(&upsert)?.execute(params![
+        letter.id.to_string(),
+        customer.map(|key| key.0),
+        letter.event,
+        letter.reason.name(),
+        letter.field,
+        letter.rule,
+        letter.http_status,
+        letter.portal_status,
+        letter.attempts,
+        letter.died.map_or(0, Timestamp::as_microsecond),
+        letter.detail,
+        letter.flags,
+        letter.replays,
+        letter.revision
+    ])?;
+    Ok(())
+}
+
+fn write_act(connection: &Connection, act: &Act) -> Result<(), Fault> {
+    let insert = format!("INSERT INTO audit ({ACT}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
+    let Act { at, who, act, what, why, count } = act;
+    let count = i64::try_from(*count).unwrap_or(i64::MAX);
+    connection.prepare_cached(&insert)?.execute(params![
+        at.as_microsecond(),
+        who,
+        act,
+        what,
+        why,
+        count
+    ])?;
+    Ok(())
+}
+
 /// The columns of a dead letter, in the order in which they are read and written.
 const DEAD: &str = "dead_id, customer, event, reason, field, rule, http_status, portal_status, \
-                    attempts, died";
+                    attempts, died, detail, flags, replays, revision";
+
+/// The columns of an operator's act, in the order in which they are read and written.
+const ACT: &str = "at, who, act, what, why, count";
 
 fn pending_note(columns: &Columns<'_>) -> rusqlite::Result<(CustomerKey, PendingNote)> {
     let note = PendingNote {
@@ -486,19 +611,44 @@ fn pending_note(columns: &Columns<'_>) -> rusqlite::Result<(CustomerKey, Pending
     Ok((CustomerKey(columns.get(0)?), note))
 }
 
-fn dead_note(columns: &Columns<'_>) -> rusqlite::Result<(Option<CustomerKey>, DeadNote)> {
-    let note = DeadNote {
-        dead_id: columns.get::<_, String>(0)?.parse().unwrap_or_default(),
+fn letter(columns: &Columns<'_>) -> rusqlite::Result<Indexed> {
+    let died = columns.get::<_, i64>(9)?;
+    let letter = Letter {
+        id: columns.get::<_, String>(0)?.parse().unwrap_or_default(),
         event: columns.get(2)?,
-        reason: columns.get(3)?,
+        reason: Reason::parse(&columns.get::<_, String>(3)?).unwrap_or(Reason::Foreign),
         field: columns.get(4)?,
         rule: columns.get(5)?,
         http_status: columns.get(6)?,
         portal_status: columns.get(7)?,
         attempts: columns.get(8)?,
-        died: time(columns.get(9)?),
+        died: (died > 0).then(|| time(died)),
+        detail: columns.get(10)?,
+        flags: columns.get(11)?,
+        replays: columns.get(12)?,
+        revision: columns.get(13)?,
     };
-    Ok((columns.get::<_, Option<[u8; 16]>>(1)?.map(CustomerKey), note))
+    Ok((columns.get::<_, Option<[u8; 16]>>(1)?.map(CustomerKey), letter))
+}
+
+fn replay_end(columns: &Columns<'_>) -> rusqlite::Result<ReplayEnd> {
+    Ok(ReplayEnd {
+        replay_id: columns.get::<_, String>(0)?.parse().unwrap_or_default(),
+        ended: columns.get(1)?,
+        reason: columns.get(2)?,
+        at: time(columns.get(3)?),
+    })
+}
+
+fn act(columns: &Columns<'_>) -> rusqlite::Result<Act> {
+    Ok(Act {
+        at: time(columns.get(0)?),
+        who: columns.get(1)?,
+        act: columns.get(2)?,
+        what: columns.get(3)?,
+        why: columns.get(4)?,
+        count: u64::try_from(columns.get::<_, i64>(5)?).unwrap_or_default(),
+    })
 }
 
 fn time(microseconds: i64) -> Timestamp {

@@ -8,10 +8,14 @@ use jiff::Timestamp;
 
 use super::postgres::Postgres;
 use super::sqlite::{self, Sqlite};
+use uuid::Uuid;
+
 use super::{
-    About, Change, Committed, CustomerKey, DeadNote, LedgerError, Opening, PendingNote, Target,
+    About, Act, Change, Committed, CustomerKey, LedgerError, Note, Opening, PendingNote, ReplayEnd,
+    Target,
 };
 use crate::clock;
+use crate::domain::letter::Letter;
 use crate::domain::row::Row;
 
 /// Where the ledger is kept.
@@ -31,7 +35,7 @@ pub struct Account {
     /// What waits in retry tiers, by when it is due.
     pub pending: Vec<PendingNote>,
     /// Dead letters, oldest first.
-    pub dead: Vec<DeadNote>,
+    pub dead: Vec<Letter>,
 }
 
 impl Account {
@@ -69,8 +73,16 @@ pub(super) struct Part {
     /// By key; the last one is where the next part begins.
     pub(super) customers: Vec<Stored>,
     pub(super) pending: Vec<(CustomerKey, PendingNote)>,
-    pub(super) dead: Vec<(Option<CustomerKey>, DeadNote)>,
+    pub(super) dead: Vec<Indexed>,
+    pub(super) replays: Vec<ReplayEnd>,
+    pub(super) acts: Vec<Act>,
 }
+
+/// A dead letter in the index, and whose it is.
+pub type Indexed = (Option<CustomerKey>, Letter);
+
+/// How many replays ended like this: verdict, reason, number.
+pub type ReplayCount = (String, Option<String>, u64);
 
 impl Store {
     /// The worker's own: made if it is not there, and held against other relays where only one may
@@ -182,6 +194,79 @@ impl Store {
         }
     }
 
+    /// The customers' rows as they are, none of them leased.
+    pub async fn rows(&self, keys: Vec<CustomerKey>) -> Result<Vec<Row>, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.rows(&keys)).await,
+            Store::Postgres(postgres) => postgres.rows(&keys).await,
+        }
+    }
+
+    /// Every dead letter of the index, oldest first.
+    pub async fn letters(&self) -> Result<Vec<Indexed>, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, Sqlite::letters).await,
+            Store::Postgres(postgres) => postgres.letters().await,
+        }
+    }
+
+    /// Dead letters in the index.
+    pub async fn letter_count(&self) -> Result<u64, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, Sqlite::letter_count).await,
+            Store::Postgres(postgres) => postgres.letter_count().await,
+        }
+    }
+
+    /// Makes the index anew from what is in the queue. What a relay added since `began` stays.
+    pub async fn reindex(&self, found: Vec<Indexed>, began: Timestamp) -> Result<(), LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |it| it.reindex(&found, began)).await,
+            Store::Postgres(postgres) => postgres.reindex(&found, began).await,
+        }
+    }
+
+    /// Notes what became of dead letters, all or none.
+    pub async fn note(&self, notes: Vec<(Option<CustomerKey>, Note)>) -> Result<(), LedgerError> {
+        let at = clock::now();
+        let change =
+            |(customer, note)| Change { customer, at, notes: vec![note], ..Change::default() };
+        self.commit(Arc::new(notes.into_iter().map(change).collect())).await.map(drop)
+    }
+
+    /// Whether a replay has come to its end.
+    pub async fn has_ended(&self, replay_id: Uuid) -> Result<bool, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |it| it.has_ended(replay_id)).await,
+            Store::Postgres(postgres) => postgres.has_ended(replay_id).await,
+        }
+    }
+
+    /// How the replays ended whose ids begin like this.
+    pub async fn replay_counts(&self, beginning: &str) -> Result<Vec<ReplayCount>, LedgerError> {
+        let beginning = beginning.to_owned();
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |it| it.replay_counts(&beginning)).await,
+            Store::Postgres(postgres) => postgres.replay_counts(&beginning).await,
+        }
+    }
+
+    /// Adds to the operators' log.
+    pub async fn log_act(&self, act: Act) -> Result<(), LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.log_act(&act)).await,
+            Store::Postgres(postgres) => postgres.log_act(&act).await,
+        }
+    }
+
+    /// The operators' log, its last acts, oldest first.
+    pub async fn acts(&self, last: u32) -> Result<Vec<Act>, LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, move |sqlite| sqlite.acts(last)).await,
+            Store::Postgres(postgres) => postgres.acts(last).await,
+        }
+    }
+
     /// Looks it over, all of it.
     pub async fn condition(&self) -> Result<Condition, LedgerError> {
         match self {
@@ -214,8 +299,8 @@ impl Store {
         }
     }
 
-    /// Forgets customers that were last written before `limit`, and retries long overdue; how many
-    /// customers.
+    /// Forgets customers that were last written before `limit`, retries long overdue, and replays
+    /// that ended long ago; how many customers.
     pub async fn sweep(
         &self,
         limit: Option<Timestamp>,

@@ -62,12 +62,8 @@ pub(super) struct Ended {
 }
 
 /// Reads, decodes and validates a delivery.
-pub(super) fn admit(
-    config: &Config,
-    work_queue: &str,
-    delivery: Delivery,
-) -> Result<Box<Admitted>, Box<Ended>> {
-    match read(config, work_queue, &delivery) {
+pub(super) fn admit(config: &Config, delivery: Delivery) -> Result<Box<Admitted>, Box<Ended>> {
+    match read(config, &delivery) {
         Ok((Admission { event, place, update }, history)) => Ok(Box::new(Admitted {
             context: delivery.message().trace_context(),
             customer: update.entity_id().into(),
@@ -85,18 +81,14 @@ pub(super) fn admit(
     }
 }
 
-fn read(
-    config: &Config,
-    work_queue: &str,
-    delivery: &Delivery,
-) -> Result<(Admission, History), Box<Refused>> {
+fn read(config: &Config, delivery: &Delivery) -> Result<(Admission, History), Box<Refused>> {
     let now = clock::now();
     let message = delivery.message();
     let history = message
         .history(now)
         .map_err(|fault| Verdict::invalid_header(&fault.to_string(), &History::new(now)))?;
     let rules = &config.rules;
-    let mut envelope = message.envelope(work_queue);
+    let mut envelope = message.envelope();
     // Published by hand straight to the work queue: nothing but the queue says what it is.
     envelope.kind = envelope.kind.or(rules.mapping.default_type());
     let admission = admission::admit(&envelope, &history, rules, &config.retry.tiers, now)?;

@@ -71,6 +71,13 @@ impl Worker {
             Entry::Held => return Box::pin(self.hand_back_lane(admitted)).await,
             Entry::Useless => return self.tally.forgotten(),
         };
+        if admitted.history.replay_id.is_some() {
+            match self.ended_before(&admitted.delivery).await {
+                Ok(true) => return Box::pin(self.end_repeated(admitted, &opened, key)).await,
+                Ok(false) => {}
+                Err(_) => return Box::pin(self.hand_back_lane(admitted)).await,
+            }
+        }
         let rules = (self.config.order_by, self.config.portal.settle_after);
         let mut group = Group::new(admitted, key, opened, rules, clock::now());
         match self.verdicts(&mut group).await {

@@ -7,6 +7,7 @@ mod gate;
 mod group;
 mod handle;
 mod housekeep;
+mod replay;
 mod report;
 mod session;
 mod settle;
@@ -146,7 +147,7 @@ impl Worker {
     /// A delivery begins its journey. Returns at once: what can be told without a call is settled
     /// beside the lanes, everything else waits for its customer's turn.
     fn begin(self: &Arc<Self>, delivery: Delivery) {
-        match admit::admit(&self.config, &self.work_queue, delivery) {
+        match admit::admit(&self.config, delivery) {
             Ok(admitted) => {
                 self.passed(&admitted.customer);
                 let customer = Arc::clone(&admitted.customer);
@@ -163,6 +164,7 @@ impl Worker {
                 let worker = Arc::clone(self);
                 self.tasks.spawn(async move {
                     let admit::Ended { delivery, verdict, customer } = *ended;
+                    let verdict = worker.unless_ended_before(&delivery, verdict).await;
                     worker.refused(&verdict, customer.as_deref());
                     let key = customer.map(|customer| worker.ledger.key(&customer));
                     let change = Change { customer: key, at: clock::now(), ..Change::default() };

@@ -4,17 +4,18 @@
 use uuid::Uuid;
 
 use super::Worker;
-use crate::amqp::{Delivery, NewMessage, PublishError, topology};
+use crate::amqp::{Delivery, Message, NewMessage, PublishError, topology};
 use crate::clock;
 use crate::config::Declare;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::field::Field;
 use crate::domain::history::History;
+use crate::domain::letter::Letter;
 use crate::domain::redact::cut;
 use crate::domain::retry::{Tier, after};
 use crate::domain::verdict::Verdict;
 use crate::domain::version::MAX_EVENT_BYTES;
-use crate::ledger::{Change, Committed, DeadNote, Note, PendingNote};
+use crate::ledger::{Change, Committed, Note, PendingNote, ReplayEnd};
 use crate::pauses::Pauses;
 
 /// How one delivery ends.
@@ -70,7 +71,7 @@ impl Worker {
     async fn take_effect(&self, end: &End, change: &mut Change) -> bool {
         let End { delivery, verdict, event, resend } = end;
         let message = delivery.message();
-        change.notes.extend(message.dead_id().map(|dead_id| Note::Replayed { dead_id }));
+        change.notes.extend(message.dead_id().map(|dead_id| Note::Gone { dead_id }));
         let tier = match verdict {
             Verdict::Applied => resend.as_ref().map(|(tier, history)| (*tier, history)),
             Verdict::Superseded => None,
@@ -84,7 +85,7 @@ impl Worker {
             Verdict::DeadLetter(dead) => {
                 let note = Box::pin(self.bury(delivery, dead, event.as_deref())).await;
                 let is_durable = note.is_some();
-                change.notes.extend(note.map(Note::Dead));
+                change.notes.extend(note.map(|letter| Note::Dead(Box::new(letter))));
                 if !is_durable {
                     return false;
                 }
@@ -101,6 +102,7 @@ impl Worker {
         } else if let Some(event) = event.as_ref().filter(|_| message.is_ours()) {
             change.notes.push(Note::Settled { event: event.clone() });
         }
+        change.notes.extend(replay_end(message, verdict).map(Note::Replayed));
         true
     }
 
@@ -114,7 +116,7 @@ impl Worker {
         delivery: &Delivery,
         dead: &DeadLetter,
         event: Option<&str>,
-    ) -> Option<DeadNote> {
+    ) -> Option<Letter> {
         let queue = self.config.broker.topology.dead_queue();
         let (dead_id, died) = (Uuid::now_v7(), clock::now());
         let message = delivery.message();
@@ -131,16 +133,22 @@ impl Worker {
             detail = dead.detail,
             "dead letter"
         );
-        Some(DeadNote {
-            dead_id,
+        let flags = [("needs-review", dead.needs_review), ("unwitnessed", dead.unwitnessed)];
+        let flags: Vec<&str> = flags.iter().filter(|flag| flag.1).map(|flag| flag.0).collect();
+        Some(Letter {
+            id: dead_id,
             event: event.or(message.id()).map(|id| cut(id, MAX_EVENT_BYTES).to_owned()),
-            reason: dead.reason.name().to_owned(),
+            reason: dead.reason,
+            detail: Some(dead.detail.clone()),
             field: dead.field.map(|field| field.name().to_owned()),
             rule: dead.rule.map(str::to_owned),
             http_status: dead.http_status,
             portal_status: dead.portal_status,
             attempts: dead.history.attempts,
-            died,
+            died: Some(died),
+            flags: (!flags.is_empty()).then(|| flags.join(",")),
+            replays: message.replays(),
+            revision: dead.history.revision,
         })
     }
 
@@ -148,7 +156,7 @@ impl Worker {
     /// against what that one has recorded. What the broker has taken stands.
     async fn after_lost_lease(&self, durable: &mut Vec<End>, mut change: Change) {
         tracing::warn!("a lease ran out during a call; its events are tried again");
-        change.notes.retain(|note| !matches!(note, Note::Settled { .. }));
+        change.notes.retain(|note| !matches!(note, Note::Settled { .. } | Note::Replayed(_)));
         let mut handed_back = Vec::with_capacity(durable.len());
         for mut end in durable.drain(..) {
             let history = match (&end.verdict, &end.resend) {
@@ -222,6 +230,14 @@ impl Worker {
             Err(error) => tracing::warn!(%error, "the topology could not be repaired"),
         }
     }
+}
+
+/// How a replay ended, if the message is one and has.
+fn replay_end(message: &Message, verdict: &Verdict) -> Option<ReplayEnd> {
+    let is_end = verdict.tier().is_none();
+    let replay_id = message.replay_id().filter(|_| is_end)?;
+    let reason = verdict.reason().map(|reason| reason.name().to_owned());
+    Some(ReplayEnd { replay_id, ended: verdict.name().to_owned(), reason, at: clock::now() })
 }
 
 fn pending(event: &str, tier: Tier, history: &History) -> Note {

@@ -25,7 +25,7 @@ pub struct Topology {
     pub exchange: String,
     /// What the work queue is bound by.
     pub routing_key: String,
-    /// The relay's queues: work, dead, four small ones, then the retry tiers.
+    /// The relay's queues: work, dead, archive, four small ones, then the retry tiers.
     pub queues: Vec<Queue>,
     prefix: String,
 }
@@ -67,25 +67,17 @@ impl Topology {
             prefix: prefix.to_owned(),
         };
         let (work, dead) = (topology.work_queue(), topology.dead_queue());
-        let mut queues = vec![
-            Queue {
-                name: work.clone(),
-                arguments: [("x-delivery-limit", Argument::Number(WORK_DELIVERY_LIMIT))]
-                    .into_iter()
-                    .chain(dead_lettered_to(&dead))
-                    .collect(),
-            },
-            Queue {
-                name: dead,
-                arguments: vec![
-                    ("x-delivery-limit", Argument::Number(DEAD_DELIVERY_LIMIT)),
-                    // Full means refused, never silently dropped from the head.
-                    ("x-overflow", Argument::Text("reject-publish".into())),
-                ],
-            },
-        ];
-        queues.extend(topology.small_queues().map(|name| {
+        let mut queues = vec![Queue {
+            name: work.clone(),
+            arguments: [("x-delivery-limit", Argument::Number(WORK_DELIVERY_LIMIT))]
+                .into_iter()
+                .chain(dead_lettered_to(&dead))
+                .collect(),
+        }];
+        let kept = [dead, topology.archive_queue()];
+        queues.extend(kept.into_iter().chain(topology.small_queues()).map(|name| {
             let limit = ("x-delivery-limit", Argument::Number(DEAD_DELIVERY_LIMIT));
+            // Full means refused, never silently dropped from the head.
             let overflow = ("x-overflow", Argument::Text("reject-publish".into()));
             Queue { name, arguments: vec![limit, overflow] }
         }));
@@ -112,7 +104,7 @@ impl Topology {
         format!("{}.dead", self.prefix)
     }
 
-    /// Where dead letters are put that a person has done with, if anybody has made it.
+    /// Where dead letters are put that a person has done with.
     pub fn archive_queue(&self) -> String {
         format!("{}.archive", self.prefix)
     }
@@ -141,6 +133,11 @@ impl Topology {
     /// beforehand: it goes with that connection.
     pub fn active_queue(&self) -> String {
         format!("{}.active", self.prefix)
+    }
+
+    /// Held by the connection of whoever looks through the dead letters.
+    pub fn scan_queue(&self) -> String {
+        format!("{}.scan", self.prefix)
     }
 
     fn small_queues(&self) -> [String; 4] {
@@ -213,6 +210,7 @@ mod tests {
             [
                 "relay.work",
                 "relay.dead",
+                "relay.archive",
                 "relay.paused",
                 "relay.accepts-rejections",
                 "relay.pulse",

@@ -1,0 +1,373 @@
+//! Looking: groups, list, show, watch, the operators' log, the index.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::select::Selection;
+use super::{Exit, output, unchanged};
+use crate::admin::describe_letter;
+use crate::clock;
+use crate::dead_letters::{Inspected, Office, advice, hint};
+use crate::domain::dead_letter::Reason;
+use crate::domain::field::Field;
+use crate::domain::letter::{Group, Letter, group};
+use crate::domain::outlook::Outlook;
+use crate::domain::redact::mask;
+use crate::domain::request::sign;
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct GroupsArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn groups(args: &GroupsArgs, office: &Office<'_>) -> anyhow::Result<Exit> {
+    let letters = args.selection.list(office).await?;
+    let groups = group(letters.iter());
+    if args.json {
+        let groups = groups.iter().map(|group| group_json(group, letters.len()));
+        let told = json!({"queue": office.queue(), "total": letters.len(),
+                          "groups": groups.collect::<Vec<_>>()});
+        output::print_json(&told)?;
+    } else {
+        output::print(&groups_text(&groups, letters.len(), &office.queue()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn group_json(group: &Group, total: usize) -> Value {
+    json!({"group": group.fingerprint, "reason": group.reason.name(), "count": group.count,
+           "share_percent": percent(group.count, total), "oldest": shown(group.oldest),
+           "newest": shown(group.newest), "hint": hint(group.reason)})
+}
+
+fn groups_text(groups: &[Group], total: usize, queue: &str) -> String {
+    let mut lines = vec![format!("{total} dead letters in {queue}")];
+    if total > 0 {
+        lines.push(format!(
+            "{:>7} {:>4}  {:<38} {:<20}  {:<20}",
+            "count", "%", "group", "oldest", "newest"
+        ));
+    }
+    for group in groups {
+        let Group { fingerprint, count, .. } = group;
+        let [oldest, newest] = [group.oldest, group.newest].map(to_the_second);
+        let share = percent(*count, total);
+        lines.push(format!("{count:>7} {share:>3}%  {fingerprint:<38} {oldest:<20}  {newest:<20}"));
+        lines.push(format!("{:>14}{}", "", hint(group.reason)));
+    }
+    lines.join("\n")
+}
+
+fn percent(count: usize, total: usize) -> usize {
+    (count * 100).checked_div(total).unwrap_or(0)
+}
+
+fn shown(time: Option<Timestamp>) -> Option<String> {
+    time.map(|time| time.to_string())
+}
+
+fn to_the_second(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ListArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// At most so many.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    limit: usize,
+    /// What comes first.
+    #[arg(long, value_enum, default_value_t = Sort::Oldest)]
+    sort: Sort,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Sort {
+    Oldest,
+    Newest,
+    Group,
+    Attempts,
+}
+
+pub(super) async fn list(args: &ListArgs, office: &Office<'_>) -> anyhow::Result<Exit> {
+    let mut letters = args.selection.list(office).await?;
+    match args.sort {
+        Sort::Oldest => {}
+        Sort::Newest => letters.reverse(),
+        Sort::Group => letters.sort_by_key(Letter::fingerprint),
+        Sort::Attempts => letters.sort_by_key(|letter| std::cmp::Reverse(letter.attempts)),
+    }
+    let found = letters.len();
+    letters.truncate(args.limit);
+    if args.json {
+        let letters: Vec<Value> = letters.iter().map(describe_letter).collect();
+        let told = json!({"queue": office.queue(), "found": found, "dead_letters": letters});
+        output::print_json(&told)?;
+    } else {
+        let mut lines = vec![format!("{found} dead letters in {}", office.queue())];
+        lines.extend(letters.iter().map(line));
+        if letters.len() < found {
+            lines.push(format!("{} more: --limit", found - letters.len()));
+        }
+        output::print(&lines.join("\n"))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn line(letter: &Letter) -> String {
+    let part = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    format!(
+        "{}  {}  {:<30} {:>3} attempts  {}  {}",
+        letter.id,
+        to_the_second(letter.died),
+        letter.fingerprint(),
+        letter.attempts,
+        part(&letter.event),
+        part(&letter.detail)
+    )
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ShowArgs {
+    /// A dead id, as `dead list` shows it.
+    #[arg(value_name = "ID")]
+    id: Uuid,
+    /// Show personal data as it is; this is written down.
+    #[arg(long)]
+    reveal: bool,
+    /// Why, for the operators' log.
+    #[arg(long, value_name = "TEXT", requires = "reveal")]
+    why: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn show(args: &ShowArgs, office: &Office<'_>) -> anyhow::Result<Exit> {
+    if args.reveal {
+        office.write_down("reveal", &args.id.to_string(), args.why.as_deref(), 1).await?;
+    }
+    let Some(found) = office.inspect(args.id, false).await? else {
+        return Ok(unchanged(&format!(
+            "there is no dead letter {} in {}",
+            args.id,
+            office.queue()
+        )));
+    };
+    let told = describe(&found, office, args.reveal);
+    if args.json {
+        output::print_json(&told)
+    } else {
+        output::print(&page(&told, found.letter.reason))
+    }?;
+    Ok(Exit::Done)
+}
+
+fn describe(found: &Inspected, office: &Office<'_>, reveals: bool) -> Value {
+    let say = |value: &str| if reveals { value.to_owned() } else { mask(value) };
+    let mut told = describe_letter(&found.letter);
+    told["customer"] = json!(found.customer.as_deref().map(say));
+    let history = found.headers.iter().map(|(name, value)| (name.clone(), json!(value)));
+    told["history"] = Value::Object(history.collect());
+    if reveals {
+        told["body"] = json!(String::from_utf8_lossy(&found.body));
+    }
+    told["outlook"] = outlook(&found.outlook);
+    told["outlook"]["unfenced"] = json!(found.is_unfenced);
+    told["outlook"]["without_ledger"] = json!(office.lacks_ledger());
+    if let Some(admission) = &found.admission {
+        let event = &admission.event;
+        told["time"] = json!(event.time.map(|time| time.to_string()));
+        told["sequence"] = json!(event.sequence);
+        let values = admission.update.values();
+        let fields = values.map(|(field, value)| (field.name().to_owned(), json!(say(value))));
+        told["fields"] = Value::Object(fields.collect::<Map<_, _>>());
+        told["call"] = call(found, office, reveals);
+    }
+    told["advice"] = json!(advice(found.letter.reason));
+    told
+}
+
+fn outlook(outlook: &Outlook) -> Value {
+    let mut told = json!({"verdict": outlook.name()});
+    match outlook {
+        Outlook::Partly { withheld } => told["withheld"] = json!(withheld.names()),
+        Outlook::Refused(dead) => {
+            told["reason"] = json!(dead.reason.name());
+            told["field"] = json!(dead.field.map(Field::name));
+            told["setting"] = json!(dead.setting);
+            told["detail"] = json!(dead.detail);
+        }
+        Outlook::Sent | Outlook::Superseded | Outlook::Waits | Outlook::Ignored => {}
+    }
+    told
+}
+
+/// The call that a replay would make now, as far as it can be shown.
+fn call(found: &Inspected, office: &Office<'_>, reveals: bool) -> Value {
+    let (Some(admission), portal) = (&found.admission, &office.config().portal) else {
+        return Value::Null;
+    };
+    let withheld = match found.outlook {
+        Outlook::Sent => None,
+        Outlook::Partly { withheld } => Some(withheld),
+        _ => return Value::Null,
+    };
+    let is_sent = |field| withheld.is_none_or(|withheld| !withheld.contains(field));
+    let values = admission.update.values().filter(|(field, _)| is_sent(*field));
+    let sent = values.map(|(field, _)| field.name()).collect::<Vec<_>>();
+    let mut told = json!({"url": portal.url.as_ref().map(ToString::to_string), "sends": sent});
+    // A part of it would be signed anew; the whole can be shown as it is.
+    if reveals && withheld.is_none() && !portal.secret_key.value.expose_secret().is_empty() {
+        let request = sign(&admission.update, portal.field_order, &portal.secret_key.value);
+        told["form"] = json!(request.form);
+        told["checksum"] = json!(request.checksum);
+    }
+    told
+}
+
+fn page(told: &Value, reason: Reason) -> String {
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut lines = Vec::new();
+    for name in [
+        "dead_id", "event", "customer", "time", "sequence", "died", "group", "detail", "attempts",
+        "flags", "replays", "revision",
+    ] {
+        lines.push(format!("{name:<10} {}", text(&told[name])));
+    }
+    for (title, part) in [("event", "fields"), ("history", "history")] {
+        lines.push(title.to_owned());
+        let entries = told[part].as_object().into_iter().flatten();
+        lines.extend(entries.map(|(name, value)| format!("  {name:<18} {}", text(value))));
+    }
+    if let Some(body) = told["body"].as_str() {
+        lines.extend(["body".to_owned(), format!("  {body}")]);
+    }
+    let now = &told["outlook"];
+    lines.push(format!("now        {}", text(&now["verdict"])));
+    for name in ["withheld", "field", "setting", "detail", "without_ledger"] {
+        if !now[name].is_null() {
+            lines.push(format!("  {name:<18} {}", text(&now[name])));
+        }
+    }
+    if now["unfenced"] == json!(true) && now["without_ledger"].is_null() {
+        lines.push("  older than the ledger: nobody knows what was applied since".to_owned());
+    }
+    for name in ["url", "sends", "form", "checksum"] {
+        if !told["call"][name].is_null() {
+            lines.push(format!("  {name:<18} {}", text(&told["call"][name])));
+        }
+    }
+    lines.push(format!("what to do ({}, from the runbook)", reason.name()));
+    lines.extend(advice(reason).lines().map(|line| format!("  {line}")));
+    lines.join("\n")
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct WatchArgs {
+    /// Between two looks.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
+    /// Ends after so many looks; without it, Ctrl-C does.
+    #[arg(long, value_name = "N")]
+    times: Option<u64>,
+    /// Print a line of JSON each time.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn watch(args: &WatchArgs, office: &Office<'_>) -> anyhow::Result<Exit> {
+    let topology = &office.config().broker.topology;
+    let mut times = 0;
+    loop {
+        let letters = office.list(&crate::domain::letter::Filter::default(), None).await?;
+        let groups = group(letters.iter());
+        let waiting = office.depth(&topology.work_queue()).await?;
+        let archived = office.depth(&topology.archive_queue()).await?;
+        let now = clock::now();
+        if args.json {
+            let groups: Vec<Value> =
+                groups.iter().map(|group| group_json(group, letters.len())).collect();
+            let told = json!({"at": now.to_string(), "dead": letters.len(), "work": waiting,
+                              "archive": archived, "groups": groups});
+            output::print(&told.to_string())?;
+        } else {
+            let clear = if output::is_seen() { "\x1b[2J\x1b[H" } else { "" };
+            let text = groups_text(&groups, letters.len(), &office.queue());
+            output::print(&format!(
+                "{clear}{now:.0}  {waiting} events wait for a relay, {archived} letters are archived\n{text}"
+            ))?;
+        }
+        times += 1;
+        if args.times.is_some_and(|wanted| times >= wanted) {
+            return Ok(Exit::Done);
+        }
+        tokio::time::sleep(Duration::from_secs(args.interval)).await;
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct AuditArgs {
+    /// The last acts.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    limit: u32,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn audit(args: &AuditArgs, office: &Office<'_>) -> anyhow::Result<Exit> {
+    let acts = office.acts(args.limit).await?;
+    if args.json {
+        let acts = acts.iter().map(|act| {
+            json!({"at": act.at.to_string(), "who": act.who, "act": act.act, "what": act.what,
+                   "why": act.why, "count": act.count})
+        });
+        output::print_json(&json!({"acts": acts.collect::<Vec<_>>()}))?;
+    } else {
+        let lines = acts.iter().map(|act| {
+            let why = act.why.as_ref().map(|why| format!("  because: {why}")).unwrap_or_default();
+            let at = to_the_second(Some(act.at));
+            format!("{at}  {}  {} {}  {}{why}", act.who, act.act, act.count, act.what)
+        });
+        output::print(&lines.collect::<Vec<_>>().join("\n"))?;
+    }
+    Ok(Exit::Done)
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ReindexArgs {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn reindex(args: &ReindexArgs, office: &Office<'_>) -> anyhow::Result<Exit> {
+    let bar = output::spinner("{spinner} {human_pos} letters read, {per_sec}");
+    let count = office.reindex(|count| bar.set_position(count)).await;
+    bar.finish_and_clear();
+    let count = count?;
+    if args.json {
+        output::print_json(&json!({ "indexed": count }))?;
+    } else {
+        output::print(&format!("{count} dead letters of {} are in the index", office.queue()))?;
+    }
+    Ok(Exit::Done)
+}

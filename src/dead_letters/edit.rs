@@ -1,0 +1,151 @@
+//! Dead letters with other values: held to the same rules as an event's, the original kept in the
+//! archive.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use super::inspect::customer_of;
+use super::keep::Place;
+use super::office::Office;
+use crate::amqp::{Message, Publisher};
+use crate::config::Config;
+use crate::domain::edit::{Change, edit};
+use crate::domain::event::{Decoded, Envelope, decode};
+use crate::domain::field::Field;
+use crate::domain::letter::Letter;
+use crate::ledger::Note;
+
+/// What is to be changed, in which letters.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Which letters.
+    pub ids: HashSet<Uuid>,
+    /// Which fields.
+    pub changes: Vec<Change>,
+}
+
+/// One letter, as it would be.
+#[derive(Debug)]
+pub struct Edited {
+    /// The letter.
+    pub letter: Letter,
+    /// The values before, of the fields that change.
+    pub before: Vec<(Field, Option<String>)>,
+    /// Why it is refused: with these values it would be a dead letter again, or it cannot be edited.
+    pub refused: Option<String>,
+}
+
+impl Office<'_> {
+    /// What the letters would be, without changing any.
+    pub async fn preview(&self, wish: &Wish) -> anyhow::Result<Vec<Edited>> {
+        let (queue, config) = (self.queue(), self.config);
+        let mut all = Vec::new();
+        let mut scan = self.scan(&queue).await?;
+        while all.len() < wish.ids.len()
+            && let Some(message) = scan.next().await?
+        {
+            let letter = message.letter();
+            if wish.ids.contains(&letter.id) {
+                let body = changed(config, &message, &wish.changes);
+                let before = values(config, &message, wish.changes.iter().map(|(field, _)| *field));
+                all.push(Edited { letter, before, refused: body.err() });
+            }
+        }
+        scan.end().await?;
+        Ok(all)
+    }
+
+    /// Edits the letters that the rules accept with their new values; how many. Each original goes to
+    /// the archive first, then the edited one to the queue, then the original out of it.
+    pub async fn edit(&self, wish: &Wish, says: impl Fn(u64)) -> anyhow::Result<u64> {
+        let (queue, archive) = (self.queue(), self.queue_of(Place::Archive));
+        let publisher = Publisher::new(self.config.broker.broker.clone(), 1);
+        let (mut left, mut edited) = (wish.ids.clone(), 0);
+        let mut scan = self.scan(&queue).await?;
+        let walk = async {
+            while !left.is_empty()
+                && let Some(message) = scan.next().await?
+            {
+                let letter = message.letter();
+                if !left.remove(&letter.id) {
+                    continue;
+                }
+                let Ok(body) = changed(self.config, &message, &wish.changes) else { continue };
+                let new = Letter { revision: letter.revision + 1, ..letter.clone() };
+                publisher.publish("", &archive, message.relaid(&letter), message.body()).await?;
+                publisher.publish("", &queue, message.relaid(&new), &body).await?;
+                if let Some((store, about)) = self.ledger() {
+                    let customer = customer_of(&message, &self.config.rules.mapping);
+                    let key = customer.map(|customer| about.key(&customer));
+                    store.note(vec![(key, Note::Dead(Box::new(new)))]).await?;
+                }
+                scan.erase(message).await?;
+                edited += 1;
+                says(edited);
+            }
+            anyhow::Ok(())
+        };
+        let walked = walk.await;
+        scan.end().await?;
+        publisher.close().await;
+        walked.map(|()| edited)
+    }
+
+    /// The values that a letter sets now, for an editor.
+    pub async fn values_of(
+        &self,
+        id: Uuid,
+    ) -> anyhow::Result<Option<Vec<(Field, Option<String>)>>> {
+        let (queue, config) = (self.queue(), self.config);
+        let mut found = None;
+        let mut scan = self.scan(&queue).await?;
+        while found.is_none()
+            && let Some(message) = scan.next().await?
+        {
+            if message.letter().id == id {
+                found = Some(values(config, &message, Field::ALL.into_iter()));
+            }
+        }
+        scan.end().await?;
+        Ok(found)
+    }
+}
+
+fn envelope<'a>(config: &'a Config, message: &'a Message) -> Envelope<'a> {
+    let mut envelope = message.envelope();
+    envelope.kind = envelope.kind.or(config.rules.mapping.default_type());
+    envelope
+}
+
+/// The body with the changes, if all rules accept it.
+fn changed(config: &Config, message: &Message, changes: &[Change]) -> Result<Vec<u8>, String> {
+    let envelope = envelope(config, message);
+    let body = edit(&envelope, &config.rules.mapping.pointers, changes)?;
+    let edited = Envelope { body: &body, ..envelope };
+    match decode(&edited, &config.rules.mapping).map_err(|error| error.to_string())? {
+        Decoded::OtherType(kind) => Err(format!("events of type {kind:?} are not read")),
+        Decoded::CustomerUpdated(event) => match config.rules.fields.validate(&event.fields) {
+            Ok(_) => Ok(body),
+            Err(faults) => {
+                Err(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
+        },
+    }
+}
+
+fn values(
+    config: &Config,
+    message: &Message,
+    fields: impl Iterator<Item = Field>,
+) -> Vec<(Field, Option<String>)> {
+    let decoded = decode(&envelope(config, message), &config.rules.mapping);
+    let Ok(Decoded::CustomerUpdated(event)) = decoded else {
+        return fields.map(|field| (field, None)).collect();
+    };
+    let text = |field: Field| {
+        let value = event.fields[field].as_ref()?;
+        Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    };
+    fields.map(|field| (field, text(field))).collect()
+}
