@@ -17,6 +17,7 @@ mod config;
 mod converge;
 mod crash;
 mod credentials;
+mod dead_commands;
 mod dead_letter;
 mod delivery;
 mod house;
@@ -27,6 +28,7 @@ mod orders;
 mod outage;
 mod poison;
 mod postgres;
+mod replay;
 mod retry;
 mod scope;
 mod shutdown;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         ("delivery", delivery::suite()),
         ("poison", poison::suite()),
         ("dead_letter", dead_letter::suite()),
+        ("dead_commands", dead_commands::suite()),
+        ("replay", replay::suite()),
         ("retry", retry::suite()),
         ("lanes", lanes::suite()),
         ("ledger", ledger::suite()),

@@ -34,6 +34,7 @@ pub(super) const ORIGINAL_USER_ID: &str = "x-relay-original-user-id";
 pub(super) const DROPPED_HEADERS: &str = "x-relay-dropped-headers";
 
 pub(super) const DEAD_ID: &str = "x-relay-dead-id";
+pub(super) const EVENT: &str = "x-relay-event";
 pub(super) const DEAD_AT: &str = "x-relay-dead-at";
 pub(super) const REASON: &str = "x-relay-reason";
 pub(super) const DETAIL: &str = "x-relay-detail";
@@ -47,8 +48,9 @@ pub(super) const TRACE_ID: &str = "x-relay-trace-id";
 pub(super) const FLAGS: &str = "x-relay-flags";
 
 /// What only dead letters carry. On one that comes back they tell of the past.
-pub(super) const OF_DEAD_LETTERS: [&str; 11] = [
+pub(super) const OF_DEAD_LETTERS: [&str; 12] = [
     DEAD_ID,
+    EVENT,
     DEAD_AT,
     REASON,
     DETAIL,

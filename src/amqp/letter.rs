@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::delivery::Message;
 use super::headers::{
-    ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, FIELD, FLAGS, HTTP_STATUS, PORTAL_STATUS, PREFIX, REASON,
-    RELAY_VERSION, REPLAYS, REVISION, RULE, TRACE_ID, plain_text,
+    ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, EVENT, FIELD, FLAGS, HTTP_STATUS, PORTAL_STATUS, PREFIX,
+    REASON, RELAY_VERSION, REPLAYS, REVISION, RULE, TRACE_ID, plain_text,
 };
 use super::republish::{NewMessage, write_history};
 use crate::domain::dead_letter::Reason;
@@ -45,7 +45,7 @@ impl Message {
         let told = self.time(DEAD_AT).ok().flatten().filter(|_| is_own);
         Letter {
             id: self.dead_id().unwrap_or_else(|| self.content_id()),
-            event: self.id().map(|id| cut(id, MAX_EVENT_BYTES).to_owned()),
+            event: text(EVENT).or_else(|| Some(cut(self.id()?, MAX_EVENT_BYTES).to_owned())),
             reason,
             detail: if is_own { text(DETAIL) } else { death.as_ref().map(describe) },
             field: text(FIELD).filter(|_| is_own),
@@ -89,6 +89,7 @@ impl Message {
         headers.text(REASON, letter.reason.name());
         let died = letter.died.map(|died| died.to_string());
         let texts = [
+            (EVENT, &letter.event),
             (DEAD_AT, &died),
             (DETAIL, &letter.detail),
             (FIELD, &letter.field),

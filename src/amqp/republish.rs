@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use super::delivery::Message;
 use super::headers::{
-    AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, EXCHANGE, FIELD, FIRST_ATTEMPT, FIRST_SEEN,
-    FLAGS, FORCE, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS, ORIGINAL_EXPIRATION,
-    ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RECEIPT, RELAY_VERSION, REPLAY_ID, REPLAYS,
-    RESEND, REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID,
+    AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, EVENT, EXCHANGE, FIELD, FIRST_ATTEMPT,
+    FIRST_SEEN, FLAGS, FORCE, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS,
+    ORIGINAL_EXPIRATION, ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RECEIPT, RELAY_VERSION,
+    REPLAY_ID, REPLAYS, RESEND, REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::history::History;
@@ -59,8 +59,15 @@ impl Message {
     }
 
     /// The message for the dead-letter queue: the same, with what a person needs to know.
-    pub fn buried(&self, dead: &DeadLetter, id: Uuid, now: Timestamp) -> NewMessage {
+    pub fn buried(
+        &self,
+        dead: &DeadLetter,
+        event: Option<&str>,
+        id: Uuid,
+        now: Timestamp,
+    ) -> NewMessage {
         let mut headers = self.travelling_headers();
+        headers.optional_text(EVENT, event);
         write_history(&mut headers, &dead.history);
         headers.text(DEAD_ID, &id.to_string());
         headers.text(DEAD_AT, &now.to_string());

@@ -21,6 +21,8 @@ use super::topology;
 const CONSUMERS: u32 = 24;
 /// Each has at least so much.
 const NARROWEST: u32 = 1000;
+/// Between two looks whether everything is back.
+const PUT_BACK_LOOK: Duration = Duration::from_millis(10);
 /// After such a silence it is asked whether anything is left.
 const SILENCE: Duration = Duration::from_millis(200);
 
@@ -36,7 +38,8 @@ pub struct Scan<'a> {
     room: u16,
     /// What was there at the beginning, and has not come yet.
     expected: u32,
-    has_erased: bool,
+    seen: u32,
+    erased: u32,
 }
 
 impl<'a> Scan<'a> {
@@ -47,7 +50,12 @@ impl<'a> Scan<'a> {
         queue: &'a str,
         ahead: Option<usize>,
     ) -> Result<Option<Scan<'a>>, AmqpError> {
-        let Some(expected) = topology::depth(link, queue).await? else { return Ok(None) };
+        let Some(mut expected) = topology::depth(link, queue).await? else { return Ok(None) };
+        if expected == 0 {
+            // What somebody has just let go of may be on its way back.
+            tokio::time::sleep(SILENCE).await;
+            expected = topology::depth(link, queue).await?.unwrap_or(0);
+        }
         let widest = ahead.map_or(u16::MAX, |ahead| u16::try_from(ahead).unwrap_or(u16::MAX));
         let width = (expected / CONSUMERS).max(NARROWEST).min(widest.into());
         let width = u16::try_from(width).unwrap_or(u16::MAX).max(1);
@@ -60,7 +68,8 @@ impl<'a> Scan<'a> {
             width,
             room: 0,
             expected,
-            has_erased: false,
+            seen: 0,
+            erased: 0,
         }))
     }
 
@@ -79,6 +88,7 @@ impl<'a> Scan<'a> {
                 Ok(Some(Ok(delivery))) => {
                     self.room -= 1;
                     self.expected = self.expected.saturating_sub(1);
+                    self.seen += 1;
                     return Ok(Some(Message(delivery)));
                 }
                 Ok(Some(Err(error))) => return Err(AmqpError::Failed("look at a message", error)),
@@ -97,17 +107,24 @@ impl<'a> Scan<'a> {
     pub async fn erase(&mut self, message: Message) -> Result<(), AmqpError> {
         let ack = message.0.ack(BasicAckOptions::default());
         within(self.link.limit, "erase a message", ack).await?;
-        (self.has_erased, self.room) = (true, self.room + 1);
+        (self.erased, self.room) = (self.erased + 1, self.room + 1);
         Ok(())
     }
 
-    /// Ends the walk.
+    /// Ends the walk, once what was not erased is back in its place: the broker puts it back after
+    /// the channel is gone, and whoever looks before that finds less.
     pub async fn end(self) -> Result<(), AmqpError> {
-        if self.has_erased {
+        if self.erased > 0 {
             flush_acks(&self.channel, self.link.limit).await?;
         }
         let close = self.channel.close(200, "looked".into());
-        within(self.link.limit, "close a channel", close).await
+        within(self.link.limit, "close a channel", close).await?;
+        let mut waited = Duration::ZERO;
+        while self.ready().await? < self.seen - self.erased && waited < self.link.limit {
+            tokio::time::sleep(PUT_BACK_LOOK).await;
+            waited += PUT_BACK_LOOK;
+        }
+        Ok(())
     }
 
     /// Whether more has come than was there at the beginning.

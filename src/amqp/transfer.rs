@@ -78,7 +78,12 @@ impl Message {
                 written(value).map_err(|error| InvalidExport(error.to_string()))?,
             ))
         };
-        let headers = self.headers().map(header).collect::<Result<_, InvalidExport>>()?;
+        // What the broker adds to each delivery is no part of the message.
+        let is_own = |(name, _): &(&ShortString, &AMQPValue)| {
+            !matches!(name.as_str(), "x-delivery-count" | "x-acquired-count")
+        };
+        let headers =
+            self.headers().filter(is_own).map(header).collect::<Result<_, InvalidExport>>()?;
         let text = std::str::from_utf8(self.body()).ok().map(str::to_owned);
         let body_base64 = text.is_none().then(|| STANDARD.encode(self.body()));
         Ok(Exported { body: text, body_base64, properties, headers })

@@ -108,12 +108,16 @@ impl From<Exit> for ExitCode {
 pub fn execute(cli: Cli) -> Exit {
     // Two TLS stacks are in the graph's reach: say which one. An error means it was said before.
     drop(rustls::crypto::ring::default_provider().install_default());
+    let (fields, flags) = match &cli.command {
+        Command::Dead(verb) if verb.sets_fields() => split_settings(cli.set),
+        _ => (Vec::new(), cli.set),
+    };
     let sources = Sources {
         file: cli.config.or_else(config_file_from_environment),
         environment: environment(),
-        flags: cli.set,
+        flags,
     };
-    match dispatch(cli.command, &sources) {
+    match dispatch(cli.command, &sources, &fields) {
         Ok(exit) => exit,
         Err(error) => {
             output::complain(&format!("{error:#}"));
@@ -122,7 +126,13 @@ pub fn execute(cli: Cli) -> Exit {
     }
 }
 
-fn dispatch(command: Command, sources: &Sources) -> anyhow::Result<Exit> {
+/// `--set` names fields of letters, or settings of ours, which have a dot.
+fn split_settings(all: Vec<String>) -> (Vec<String>, Vec<String>) {
+    all.into_iter().partition(|set| !set.split('=').next().is_some_and(|key| key.contains('.')))
+}
+
+/// `fields` are the values that letters are given.
+fn dispatch(command: Command, sources: &Sources, fields: &[String]) -> anyhow::Result<Exit> {
     let layers = Layers::new(sources)?;
     match command {
         Command::Run => run::run(load(&layers, Needs::Portal)?),
@@ -132,7 +142,8 @@ fn dispatch(command: Command, sources: &Sources) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::explain(&args, &load(&layers, Needs::SecretKey)?),
 
         Command::Dead(verb) => {
-            dead::dead(&verb, &load(&layers, Needs::Broker)?, &operator(sources))
+            let operator = operator(sources);
+            dead::dead(&verb, &load(&layers, Needs::Broker)?, &operator, fields)
         }
         Command::Customer(args) => customer::customer(&args, &layers, &operator(sources).name),
         Command::Ledger(args) => ledger::ledger(&args, &load(&layers, Needs::Broker)?),

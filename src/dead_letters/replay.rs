@@ -179,7 +179,11 @@ impl Office<'_> {
             if began.elapsed() > ROUND {
                 return Ok(Round::Again);
             }
-            let Some(message) = scan.next().await? else { break };
+            let Some(message) = scan.next().await? else {
+                // What is not there was put back before, or taken away.
+                run.remaining.clear();
+                break;
+            };
             let letter = message.letter();
             if !run.remaining.contains(&letter.id) {
                 continue;

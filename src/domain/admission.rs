@@ -53,11 +53,13 @@ pub struct Refused {
     pub verdict: Verdict,
     /// Whose event it is, if a rule for its fields refused it.
     pub customer: Option<String>,
+    /// Which event it is, as far as it could be read.
+    pub event: Option<String>,
 }
 
 impl From<Verdict> for Box<Refused> {
     fn from(verdict: Verdict) -> Box<Refused> {
-        Box::new(Refused { verdict, customer: None })
+        Box::new(Refused { verdict, customer: None, event: None })
     }
 }
 
@@ -85,25 +87,27 @@ pub fn admit(
         }
         Err(fault) => return Err(Verdict::undecodable(&fault, history).into()),
     };
+    let name = name(&event, envelope);
+    let refused =
+        |verdict, customer| Err(Box::new(Refused { verdict, customer, event: Some(name.clone()) }));
     if event.sequence.as_ref().is_some_and(|text| text.len() > MAX_SEQUENCE_BYTES) {
-        return Err(Verdict::sequence_too_long(history).into());
+        return refused(Verdict::sequence_too_long(history), None);
     }
-    let place = Place::new(&event, name(&event, envelope), history.revision);
+    let place = Place::new(&event, name.clone(), history.revision);
     if place.is_unordered() && !rules.orders_by_arrival {
-        return Err(Verdict::unordered(history).into());
+        return refused(Verdict::unordered(history), None);
     }
     let limits = (rules.future_tolerance, rules.future_limit);
     let early =
         event.time.and_then(|time| Verdict::from_the_future(time, now, limits, history, tiers));
     if let Some(verdict) = early {
-        return Err(verdict.into());
+        return refused(verdict, None);
     }
     match rules.fields.validate(&event.fields) {
         Ok(update) => Ok(Admission { event, place, update }),
         Err(faults) => {
             let customer = event.fields[Field::EntityId].as_ref().and_then(Value::as_str);
-            let customer = customer.map(str::to_owned);
-            Err(Box::new(Refused { verdict: Verdict::invalid(&faults, history), customer }))
+            refused(Verdict::invalid(&faults, history), customer.map(str::to_owned))
         }
     }
 }

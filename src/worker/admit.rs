@@ -59,6 +59,8 @@ pub(super) struct Ended {
     pub(super) verdict: Verdict,
     /// Whose event it is, if a rule for its fields refused it.
     pub(super) customer: Option<String>,
+    /// Which event it is, as far as it could be read.
+    pub(super) event: Option<String>,
 }
 
 /// Reads, decodes and validates a delivery.
@@ -75,8 +77,8 @@ pub(super) fn admit(config: &Config, delivery: Delivery) -> Result<Box<Admitted>
             goes_alone: false,
         })),
         Err(refused) => {
-            let Refused { verdict, customer } = *refused;
-            Err(Box::new(Ended { delivery, verdict, customer }))
+            let Refused { verdict, customer, event } = *refused;
+            Err(Box::new(Ended { delivery, verdict, customer, event }))
         }
     }
 }

@@ -163,12 +163,12 @@ impl Worker {
             Err(ended) => {
                 let worker = Arc::clone(self);
                 self.tasks.spawn(async move {
-                    let admit::Ended { delivery, verdict, customer } = *ended;
+                    let admit::Ended { delivery, verdict, customer, event } = *ended;
                     let verdict = worker.unless_ended_before(&delivery, verdict).await;
                     worker.refused(&verdict, customer.as_deref());
                     let key = customer.map(|customer| worker.ledger.key(&customer));
                     let change = Change { customer: key, at: clock::now(), ..Change::default() };
-                    worker.settle(vec![End::new(delivery, verdict, None)], change).await;
+                    worker.settle(vec![End::new(delivery, verdict, event)], change).await;
                 });
             }
         }

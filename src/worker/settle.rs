@@ -120,7 +120,9 @@ impl Worker {
         let queue = self.config.broker.topology.dead_queue();
         let (dead_id, died) = (Uuid::now_v7(), clock::now());
         let message = delivery.message();
-        if !self.publish(delivery, &queue, || message.buried(dead, dead_id, died)).await {
+        let event = event.or(message.id()).map(|id| cut(id, MAX_EVENT_BYTES));
+        let buried = || message.buried(dead, event, dead_id, died);
+        if !self.publish(delivery, &queue, buried).await {
             return None;
         }
         tracing::warn!(
@@ -137,7 +139,7 @@ impl Worker {
         let flags: Vec<&str> = flags.iter().filter(|flag| flag.1).map(|flag| flag.0).collect();
         Some(Letter {
             id: dead_id,
-            event: event.or(message.id()).map(|id| cut(id, MAX_EVENT_BYTES).to_owned()),
+            event: event.map(str::to_owned),
             reason: dead.reason,
             detail: Some(dead.detail.clone()),
             field: dead.field.map(|field| field.name().to_owned()),

@@ -108,6 +108,30 @@ impl Queues {
         Ok(())
     }
 
+    /// Publishes many messages straight to a queue.
+    pub async fn publish_many(
+        &self,
+        queue: &str,
+        messages: impl Iterator<Item = (BasicProperties, Vec<u8>)>,
+    ) -> Result<()> {
+        let mut confirms = Vec::new();
+        for (properties, body) in messages {
+            let options = BasicPublishOptions::default();
+            let publish =
+                self.channel.basic_publish("".into(), queue.into(), options, &body, properties);
+            confirms.push(publish.await?);
+            if confirms.len() == 500 {
+                for confirm in confirms.drain(..) {
+                    ensure!(confirm.await?.is_ack(), "not confirmed");
+                }
+            }
+        }
+        for confirm in confirms {
+            ensure!(confirm.await?.is_ack(), "not confirmed");
+        }
+        Ok(())
+    }
+
     /// Messages ready in a queue.
     pub async fn depth(&self, queue: &str) -> Result<u32> {
         let channel = self.connection.create_channel().await?;

@@ -35,13 +35,11 @@ pub(super) struct How {
     json: bool,
 }
 
+/// `--set FIELD=VALUE` gives a field its new value; without it and --unset, $EDITOR opens one letter.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct EditArgs {
     #[command(flatten)]
     selection: Selection,
-    /// A field's new value: state=TamilNadu. Without --set and --unset, $EDITOR opens one letter.
-    #[arg(long, value_name = "FIELD=VALUE", value_parser = setting)]
-    set: Vec<(Field, String)>,
     /// Take a field out.
     #[arg(long, value_name = "FIELD", value_parser = field)]
     unset: Vec<Field>,
@@ -57,14 +55,20 @@ fn field(name: &str) -> Result<Field, String> {
     Field::parse(name).ok_or_else(|| format!("no such field; there are {known}"))
 }
 
-fn setting(text: &str) -> Result<(Field, String), String> {
-    let (name, value) = text.split_once('=').ok_or("expected FIELD=VALUE")?;
-    Ok((field(name)?, value.to_owned()))
+/// Fields' new values, as `--set` names them.
+pub(super) fn settings(fields: &[String]) -> anyhow::Result<Vec<Change>> {
+    let change = |text: &String| {
+        let (name, value) = text.split_once('=').ok_or("expected --set FIELD=VALUE")?;
+        Ok((field(name)?, Some(value.to_owned())))
+    };
+    let changes = fields.iter().map(change).collect::<Result<_, String>>();
+    changes.map_err(|problem| Usage(problem).into())
 }
 
 pub(super) async fn edit(
     args: &EditArgs,
     office: &Office<'_>,
+    set: &[Change],
     editor: Option<&str>,
 ) -> anyhow::Result<Exit> {
     let How { why, yes, dry_run, json: as_json } = &args.how;
@@ -72,7 +76,7 @@ pub(super) async fn edit(
         bail!(Usage("an edit needs a reason: --why".into()));
     }
     let ids = args.selection.ids(office, false).await?;
-    let changes = match changes(args) {
+    let changes = match changes(args, set) {
         changes if !changes.is_empty() => changes,
         _ => in_editor(&ids, office, editor, why.as_deref()).await?,
     };
@@ -115,9 +119,8 @@ pub(super) async fn edit(
     )
 }
 
-fn changes(args: &EditArgs) -> Vec<Change> {
-    let set = args.set.iter().map(|(field, value)| (*field, Some(value.clone())));
-    set.chain(args.unset.iter().map(|field| (*field, None))).collect()
+fn changes(args: &EditArgs, set: &[Change]) -> Vec<Change> {
+    set.iter().cloned().chain(args.unset.iter().map(|field| (*field, None))).collect()
 }
 
 fn preview_text(

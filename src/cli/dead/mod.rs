@@ -9,6 +9,7 @@ mod select;
 use super::{Exit, Usage, block_on, output};
 use crate::config::Config;
 use crate::dead_letters::Office;
+use crate::domain::edit::Change;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Verb {
@@ -46,23 +47,41 @@ pub(super) struct Operator {
     pub(super) editor: Option<String>,
 }
 
-pub(super) fn dead(verb: &Verb, config: &Config, operator: &Operator) -> anyhow::Result<Exit> {
+impl Verb {
+    /// Whether `--set` names fields of letters.
+    pub(super) fn sets_fields(&self) -> bool {
+        matches!(self, Verb::Edit(_))
+    }
+}
+
+pub(super) fn dead(
+    verb: &Verb,
+    config: &Config,
+    operator: &Operator,
+    fields: &[String],
+) -> anyhow::Result<Exit> {
+    let set = change::settings(fields)?;
     block_on(config, async {
         let office = Office::open(config, &operator.name).await?;
-        let done = act(verb, &office, operator).await;
+        let done = act(verb, &office, operator, &set).await;
         office.close().await;
         done
     })
 }
 
-async fn act(verb: &Verb, office: &Office<'_>, operator: &Operator) -> anyhow::Result<Exit> {
+async fn act(
+    verb: &Verb,
+    office: &Office<'_>,
+    operator: &Operator,
+    set: &[Change],
+) -> anyhow::Result<Exit> {
     match verb {
         Verb::Groups(args) => look::groups(args, office).await,
         Verb::List(args) => look::list(args, office).await,
         Verb::Show(args) => look::show(args, office).await,
         Verb::Watch(args) => look::watch(args, office).await,
         Verb::Replay(args) => replay::replay(args, office).await,
-        Verb::Edit(args) => change::edit(args, office, operator.editor.as_deref()).await,
+        Verb::Edit(args) => change::edit(args, office, set, operator.editor.as_deref()).await,
         Verb::Archive(args) => change::archive(args, office).await,
         Verb::Restore(args) => change::restore(args, office).await,
         Verb::Export(args) => change::export(args, office).await,
