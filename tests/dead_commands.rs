@@ -337,7 +337,7 @@ async fn a_hundred_thousand_letters_are_looked_through_in_seconds(context: Conte
             let adds = bed.queues.publish("", &dead, by_a_relay(more), event.as_bytes());
             more += 1;
             let is_indexed = round == "from the index";
-            let (looked, _) = tokio::try_join!(measured(&bed, args), async {
+            let (looked, ()) = tokio::try_join!(measured(&bed, args), async {
                 if is_indexed { Ok(()) } else { adds.await }
             })?;
             let (told, took, peak) = looked;
@@ -410,7 +410,7 @@ async fn a_group_is_healed_by_one_edit_and_the_originals_can_be_restored(
     let (code, err) = refused(&bed, &edit).await?;
     assert!(code == 64 && err.contains("--why"), "{code} {err}");
     let (code, err) =
-        refused(&bed, &["dead", "edit", &group[0], &group[1], "--set", "planet=Mars"]).await?;
+        refused(&bed, &["dead", "edit", group[0], group[1], "--set", "planet=Mars"]).await?;
     assert!(code == 64 && err.contains("entity_id"), "{code} {err}");
     let preview = told(&bed, &[&edit[..], &["--dry-run"]].concat()).await?;
     let letters = preview["letters"].as_array().context("letters")?;
@@ -431,8 +431,8 @@ async fn a_group_is_healed_by_one_edit_and_the_originals_can_be_restored(
         (&shown["revision"], &shown["outlook"]["verdict"]),
         (&json!(0), &json!("still-invalid"))
     );
-    let replay = ["dead", "replay", "--field", "state", "--only-fixable", "--yes", "--wait"];
-    let replayed = told(&bed, &replay).await?;
+    let args = ["dead", "replay", "--field", "state", "--only-fixable", "--yes", "--wait"];
+    let replayed = told(&bed, &args).await?;
     assert_eq!((&replayed["put_back"], &replayed["applied"]), (&json!(4), &json!(4)), "{replayed}");
     remove_plans(&replayed)?;
     let fields = &bed.simulator.customer("CUST0004").await?["fields"];
