@@ -94,7 +94,7 @@ pub fn decode(envelope: &Envelope<'_>, mapping: &Mapping) -> Result<Decoded, Und
         attributes.check_version()?;
     }
 
-    let kind = attributes.text("type")?.or_else(|| envelope.kind.map(str::to_owned));
+    let kind = attributes.text("type")?.or_else(|| envelope.kind.and_then(said));
     let Some(kind) = kind else {
         return Err(Undecodable("no event type: none of its own, no type property".into()));
     };
@@ -102,7 +102,7 @@ pub fn decode(envelope: &Envelope<'_>, mapping: &Mapping) -> Result<Decoded, Und
         return Ok(Decoded::OtherType(kind));
     }
     Ok(Decoded::CustomerUpdated(Box::new(CustomerUpdated {
-        id: attributes.text("id")?.or_else(|| envelope.message_id.map(str::to_owned)),
+        id: attributes.text("id")?.or_else(|| envelope.message_id.and_then(said)),
         source: attributes.text("source")?,
         time: attributes.time()?.or(envelope.timestamp),
         sequence: attributes.text("sequence")?,
@@ -113,6 +113,11 @@ pub fn decode(envelope: &Envelope<'_>, mapping: &Mapping) -> Result<Decoded, Und
 /// Whether the body is a structured event, with the data inside it.
 pub(super) fn is_data_inside(envelope: &Envelope<'_>, body: &Map<String, Value>) -> bool {
     envelope.content_type.is_some_and(is_structured) || body.contains_key("specversion")
+}
+
+/// An empty text says nothing: it would be one id for many events, or a sequence above all numbers.
+fn said(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn without_bom(body: &[u8]) -> &[u8] {
@@ -165,7 +170,7 @@ impl<'a> Headers<'a> {
 
     fn text(&self, name: &str) -> Result<Option<String>, Undecodable> {
         match self.0.iter().find(|(attribute, _)| *attribute == name) {
-            Some((_, Some(text))) => Ok(Some(text.clone().into_owned())),
+            Some((_, Some(text))) => Ok(said(text)),
             Some((_, None)) => Err(Undecodable(format!("header {name}: not a text"))),
             None => Ok(None),
         }
@@ -178,14 +183,14 @@ struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// The attribute as text, from the headers first.
+    /// The attribute as text, from the headers first; null and an empty text count as absent.
     fn text(&self, name: &str) -> Result<Option<String>, Undecodable> {
         if let Some(text) = self.headers.text(name)? {
             return Ok(Some(text));
         }
         match self.body.get(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::String(text)) => Ok(said(text)),
             Some(Value::Number(number)) if name == "sequence" && number.is_u64() => {
                 Ok(Some(number.to_string()))
             }
@@ -288,6 +293,24 @@ mod tests {
         let event = update(&envelope);
         assert_eq!(event.id.as_deref(), Some("m-1"));
         assert_eq!(event.time, Some(Timestamp::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn an_empty_attribute_is_none() {
+        let body = br#"{"specversion":"1.0","id":"","source":"","type":"","time":"","sequence":"",
+            "data":{}}"#;
+        let envelope = Envelope {
+            body,
+            kind: Some("customer.updated"),
+            message_id: Some(""),
+            ..Envelope::default()
+        };
+        let event = update(&envelope);
+        assert_eq!((&event.id, &event.source, &event.sequence), (&None, &None, &None));
+        assert_eq!(event.time, None);
+        let attributes = vec![("specversion", Some("1.0".into())), ("id", Some("".into()))];
+        let envelope = Envelope { body: b"{}", attributes, message_id: Some("m-1"), ..envelope };
+        assert_eq!(update(&envelope).id.as_deref(), Some("m-1"));
     }
 
     #[test]
