@@ -14,6 +14,7 @@ mod broker_faults;
 mod chaos;
 mod cli;
 mod config;
+mod contract;
 mod converge;
 mod crash;
 mod credentials;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         ("topology", topology::suite()),
         ("postgres", postgres::suite()),
         ("ledger_commands", ledger_commands::suite()),
+        ("contract", contract::suite()),
         ("config", config::suite()),
         ("cli", cli::suite()),
         ("house", house::suite()),
