@@ -19,6 +19,7 @@ mod converge;
 mod crash;
 mod credentials;
 mod dead_commands;
+mod dashboard;
 mod dead_letter;
 mod delivery;
 mod house;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         ("ledger_commands", ledger_commands::suite()),
         ("contract", contract::suite()),
         ("config", config::suite()),
+        ("dashboard", dashboard::suite()),
         ("cli", cli::suite()),
         ("house", house::suite()),
     ])
