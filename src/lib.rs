@@ -32,5 +32,6 @@ pub mod dead_letters;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod health;
 pub mod pauses;
 pub mod telemetry;

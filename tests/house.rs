@@ -91,6 +91,11 @@ async fn each_outside_library_has_its_home(_: Context) -> Result<()> {
         ("tokio_postgres::", &["ledger"]),
         ("deadpool_postgres::", &["ledger/postgres.rs"]),
         ("postcard::", &["domain/row.rs"]),
+        ("opentelemetry_sdk::", &["telemetry"]),
+        ("opentelemetry_otlp::", &["telemetry"]),
+        ("opentelemetry_prometheus::", &["telemetry"]),
+        ("opentelemetry_appender_tracing::", &["telemetry"]),
+        ("prometheus::", &["telemetry"]),
     ] {
         let is_home = |path: &Path| homes.iter().any(|home| path.starts_with(src().join(home)));
         let mut found_at_home = false;

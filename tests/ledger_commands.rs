@@ -462,7 +462,7 @@ async fn ledger_with(path: &Path, customers: u32) -> Result<()> {
     let version = Version { place, receipt: Timestamp::now() };
     let mut row = Row::default();
     row.record(&version, FieldSet::NONE.with(Field::City).with(Field::Email), OrderBy::Time);
-    let ledger = Ledger::serve(store, about.clone(), Duration::from_mins(1));
+    let ledger = Ledger::serve(store, about.clone(), Duration::from_mins(1), |_, _| {});
     let (customer, row) = (Some(about.key("C1")), row.pack());
     let change =
         Change { customer, row: Some(row.clone()), at: Timestamp::now(), ..Change::default() };

@@ -30,11 +30,13 @@ mod orders;
 mod outage;
 mod poison;
 mod postgres;
+mod privacy;
 mod replay;
 mod retry;
 mod scope;
 mod shutdown;
 mod simulation;
+mod telemetry;
 mod throttle;
 mod topology;
 mod trace;
@@ -56,6 +58,8 @@ fn main() -> ExitCode {
         ("ledger", ledger::suite()),
         ("credentials", credentials::suite()),
         ("trace", trace::suite()),
+        ("telemetry", telemetry::suite()),
+        ("privacy", privacy::suite()),
         ("outage", outage::suite()),
         ("witness", witness::suite()),
         ("throttle", throttle::suite()),

@@ -1,5 +1,5 @@
-//! The port for operators: what a relay knows, over HTTP, for whoever shows the token. Served by the
-//! relay at work, asked by the command line.
+//! The port for operators: how a relay is, for whoever asks; what it knows, for whoever shows the
+//! token. Served by the relay at work, asked by the command line.
 
 mod account;
 mod client;

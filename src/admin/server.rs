@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Json, State};
-use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{StatusCode, request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,6 +19,7 @@ use super::{SHOW_CUSTOMER, describe};
 use crate::clock;
 use crate::config::{AdminConfig, Secret, read_secret};
 use crate::ledger::{About, Ledger, Store};
+use crate::telemetry::{Exposition, Telemetry};
 
 /// No question is longer, in bytes.
 const MAX_QUESTION: usize = 16 * 1024;
@@ -38,18 +39,23 @@ pub struct Port {
 #[derive(Debug)]
 struct Shared {
     token: Secret,
+    telemetry: Telemetry,
     /// Empty while another relay works on it; `None` in it: there is no ledger.
     ledger: OnceLock<Option<(Store, About)>>,
 }
 
 impl Port {
     /// Listens, if an address is set.
-    pub async fn open(config: &AdminConfig) -> Result<Option<Port>, ListenError> {
+    pub async fn open(
+        config: &AdminConfig,
+        telemetry: &Telemetry,
+    ) -> Result<Option<Port>, ListenError> {
         let Some(wanted) = config.listen else { return Ok(None) };
         let failed = |error| ListenError(wanted, error);
         let listener = TcpListener::bind(wanted).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let shared = Arc::new(Shared { token: config.token.clone(), ledger: OnceLock::new() });
+        let (token, telemetry) = (config.token.clone(), telemetry.clone());
+        let shared = Arc::new(Shared { token, telemetry, ledger: OnceLock::new() });
         let closing = CancellationToken::new();
         let served = axum::serve(listener, router(Arc::clone(&shared)))
             .with_graceful_shutdown(closing.clone().cancelled_owned());
@@ -73,9 +79,26 @@ impl Port {
 fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
         .route(SHOW_CUSTOMER, post(show_customer))
         .layer(DefaultBodyLimit::max(MAX_QUESTION))
         .with_state(shared)
+}
+
+/// Whether it can do its work, and how it is.
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let reading = shared.telemetry.health.reading();
+    let status = if reading.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(reading.to_json())).into_response()
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.telemetry.exposition.as_ref().map(Exposition::text) {
+        Some(Ok(text)) => ([(CONTENT_TYPE, Exposition::CONTENT_TYPE)], text).into_response(),
+        Some(Err(error)) => sorry(StatusCode::INTERNAL_SERVER_ERROR, &error),
+        None => sorry(StatusCode::NOT_FOUND, "no metrics are kept"),
+    }
 }
 
 #[derive(serde::Deserialize)]

@@ -1,14 +1,16 @@
 //! Messages handed to us, each ended by exactly one ack.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
+use opentelemetry::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{AmqpError, Link, within};
+use crate::clock;
 
 /// A message as the broker gave it to us.
 #[derive(Debug)]
@@ -38,12 +40,29 @@ pub struct Delivery {
     message: Box<Message>,
     session: CancellationToken,
     limit: Duration,
+    came: Instant,
+    context: Context,
 }
 
 impl Delivery {
     /// The message.
     pub fn message(&self) -> &Message {
         &self.message
+    }
+
+    /// When it came.
+    pub fn came(&self) -> Instant {
+        self.came
+    }
+
+    /// The trace that it belongs to.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// From now on it belongs to this trace.
+    pub fn set_context(&mut self, context: Context) {
+        self.context = context;
     }
 
     /// Resolves once the channel is gone and an ack would no longer count.
@@ -130,6 +149,8 @@ impl Deliveries {
                 message: Box::new(Message(message)),
                 session: self.session.clone(),
                 limit: self.link.limit,
+                came: clock::instant(),
+                context: Context::new(),
             }),
             Some(Err(error)) => Err(SessionEnd(Some(error))),
             None => Err(SessionEnd(None)),

@@ -31,6 +31,19 @@ pub enum PublishError {
     Refused(String),
 }
 
+impl PublishError {
+    /// A stable name, for metrics and spans.
+    pub fn name(&self) -> &'static str {
+        match self {
+            PublishError::Broker(AmqpError::TimedOut(..)) => "timeout",
+            PublishError::Broker(_) => "connection",
+            PublishError::Blocked => "blocked",
+            PublishError::Returned(..) => "returned",
+            PublishError::Refused(_) => "refused",
+        }
+    }
+}
+
 /// A connection for publishing, made when it is first needed and again when it is lost.
 pub struct Publisher {
     broker: Broker,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use opentelemetry::Context;
+use opentelemetry::propagation::Injector;
 use uuid::Uuid;
 
 use super::delivery::Message;
@@ -33,6 +35,18 @@ pub struct NewMessage {
 }
 
 impl NewMessage {
+    /// Goes with this trace instead of the one that the original came with.
+    #[must_use]
+    pub fn in_trace(self, context: &Context) -> NewMessage {
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        trace::inject(context, &mut Carrier(&mut headers));
+        let is_dead = headers.inner().contains_key(DEAD_ID);
+        if let Some(id) = trace::id(context).filter(|_| is_dead) {
+            headers.insert(TRACE_ID.into(), AMQPValue::LongString(id.into()));
+        }
+        NewMessage { properties: self.properties.with_headers(headers) }
+    }
+
     /// A persistent message with no more than a type of content and a timestamp, for events read
     /// from a file: one that tells no time of its own has that of its publishing.
     pub fn event(content_type: &str, message_id: &str, now: Timestamp) -> NewMessage {
@@ -176,6 +190,18 @@ pub(super) fn write_history(headers: &mut Headers, history: &History) {
     headers.optional_text(REPLAY_ID, replay_id.as_deref());
     if history.revision > 0 {
         headers.number(REVISION, history.revision.into());
+    }
+}
+
+/// Writes trace context into a message's headers.
+struct Carrier<'a>(&'a mut FieldTable);
+
+impl Injector for Carrier<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if value.is_empty() {
+            return;
+        }
+        self.0.insert(key.into(), AMQPValue::LongString(value.into()));
     }
 }
 

@@ -10,6 +10,7 @@ use lapin::types::FieldTable;
 
 use super::connection::{AmqpError, Link, within};
 use super::topology::Topology;
+use crate::health::Depths;
 
 /// What was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,25 @@ impl Watch {
             accepts_rejections: self.ready(&self.topology.accepts_rejections_queue()).await? > 0,
             ready: self.ready(&self.topology.work_queue()).await?,
         })
+    }
+
+    /// Counts the messages that are ready in all queues for events.
+    pub async fn depths(&self) -> Result<Depths, AmqpError> {
+        let mut depths = Depths::default();
+        let topology = &self.topology;
+        let (work, dead, archive) =
+            (topology.work_queue(), topology.dead_queue(), topology.archive_queue());
+        for queue in &topology.queues {
+            let depth = match queue.name.as_str() {
+                name if name == work => &mut depths.work,
+                name if name == dead => &mut depths.dead,
+                name if name == archive => &mut depths.archive,
+                name if topology.is_retry_queue(name) => &mut depths.retry,
+                _ => continue,
+            };
+            *depth += u64::from(self.ready(&queue.name).await?);
+        }
+        Ok(depths)
     }
 
     /// A replicated queue gives a message, or says that it has none, only with its peers' consent.

@@ -24,7 +24,7 @@ use crate::amqp::{AmqpError, LockError, PublishError};
 use crate::config::{Config, Layers, Mistakes, Needs, Sources};
 use crate::dead_letters::InvalidPlan;
 use crate::ledger::LedgerError;
-use crate::telemetry::log;
+use crate::telemetry::{InvalidVariable, log};
 use crate::worker::StartError;
 
 /// Keeps a prepaid-card portal in step with a CRM.
@@ -135,7 +135,7 @@ fn split_settings(all: Vec<String>) -> (Vec<String>, Vec<String>) {
 fn dispatch(command: Command, sources: &Sources, fields: &[String]) -> anyhow::Result<Exit> {
     let layers = Layers::new(sources)?;
     match command {
-        Command::Run => run::run(load(&layers, Needs::Portal)?),
+        Command::Run => run::run(load(&layers, Needs::Portal)?, &sources.environment),
         Command::Pause(args) => orders::pause(&args, &load(&layers, Needs::Broker)?),
         Command::Resume(args) => orders::resume(&args, &load(&layers, Needs::Broker)?),
         Command::Check(args) => check::check(&args, &layers),
@@ -178,7 +178,8 @@ fn load(layers: &Layers, needs: Needs) -> anyhow::Result<Config> {
 struct Usage(String);
 
 fn exit_of(error: &anyhow::Error) -> Exit {
-    if error.is::<Mistakes>() || error.is::<Usage>() || error.is::<InvalidPlan>() {
+    let is_ours = error.is::<Mistakes>() || error.is::<Usage>();
+    if is_ours || error.is::<InvalidPlan>() || error.is::<InvalidVariable>() {
         Exit::Usage
     } else if error.chain().any(|cause| is_of_the_broker(cause) || is_of_the_ledger(cause)) {
         Exit::Unavailable
@@ -222,7 +223,7 @@ fn block_on<T>(
     config: &Config,
     command: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
-    let _lines = log::start(log::parse_filter("warn,lapin=off")?, config.log.format);
+    let _lines = log::start(log::parse_filter("warn,lapin=off")?, config.log.format, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
 }

@@ -5,22 +5,29 @@ use tokio_util::sync::CancellationToken;
 
 use super::Exit;
 use crate::config::Config;
-use crate::telemetry::log;
+use crate::telemetry::{Exporters, Signals, log};
 use crate::worker;
 
-pub(super) fn run(config: Config) -> anyhow::Result<Exit> {
-    let _lines = log::start(log::parse_filter(&config.log.filter)?, config.log.format);
+pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::Result<Exit> {
+    let signals = Signals::parse(environment)?;
+    let exporters = Exporters::start(signals, environment, config.admin.listen.is_some())?;
+    let (filter, format) = (log::parse_filter(&config.log.filter)?, config.log.format);
+    let _lines = log::start(filter, format, Some(&exporters));
     abort_on_panic();
+    let work_queue = config.broker.topology.work_queue();
+    let telemetry = exporters.telemetry(&work_queue, config.publisher_trace);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(stop_on_signals(stop.clone(), cut.clone())?);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
         // On a worker thread: from the main one, each task would take the long way in.
-        let report = tokio::spawn(worker::run(config, stop, cut)).await??;
+        let report = tokio::spawn(worker::run(config, telemetry, stop, cut)).await??;
         tracing::info!("stopped: {report}");
         Ok(Exit::Done)
-    })
+    });
+    exporters.shut_down();
+    ended
 }
 
 /// A bug must not leave a lane stuck behind a dead task: the process ends, the broker gives its

@@ -30,6 +30,7 @@ use crate::domain::version::OrderBy;
 use crate::ledger::Target;
 use crate::pauses::ImmediatePolicy;
 use crate::telemetry::log;
+use crate::telemetry::trace::PublisherTrace;
 use reader::Reader;
 
 /// Which settings a command cannot do without.
@@ -70,6 +71,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// `log.*`
     pub log: LogConfig,
+    /// `telemetry.publisher_trace`
+    pub publisher_trace: PublisherTrace,
 }
 
 /// The broker and our place in it.
@@ -225,8 +228,10 @@ fn read(reader: &mut Reader<'_>, needs: Needs) -> Option<Config> {
     let ledger = ledger(reader);
     let admin = admin(reader, needs);
     let log = log(reader);
+    let publisher = [("parent", PublisherTrace::Parent), ("link", PublisherTrace::Link)];
+    let publisher_trace = reader.choice("telemetry.publisher_trace", &publisher);
     let (broker, rules, retry, outage) = (broker?, rules?, retry?, outage?);
-    let (order_by, ledger) = (order_by?, ledger?);
+    let (order_by, ledger, publisher_trace) = (order_by?, ledger?, publisher_trace?);
     Some(Config {
         broker,
         rules,
@@ -239,6 +244,7 @@ fn read(reader: &mut Reader<'_>, needs: Needs) -> Option<Config> {
         ledger,
         admin,
         log,
+        publisher_trace,
     })
 }
 

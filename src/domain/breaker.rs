@@ -146,6 +146,25 @@ pub enum State {
     },
 }
 
+impl State {
+    /// A stable name, for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Closed => "closed",
+            State::Open { .. } => "open",
+            State::HalfOpen { .. } => "half-open",
+        }
+    }
+
+    /// What the outage is about, while there is one.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            State::Closed => None,
+            State::Open { kind, .. } | State::HalfOpen { kind, .. } => Some(*kind),
+        }
+    }
+}
+
 /// What one more fault gives reason to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Suspicion {

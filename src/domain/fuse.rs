@@ -76,6 +76,12 @@ impl Fuse {
         Some(Blown { refusal, refused, customers })
     }
 
+    /// Whether a rule refuses most customers now.
+    pub fn is_blown(&self) -> bool {
+        let refused = |blown| self.refused.get(&blown).copied().unwrap_or(0);
+        self.blown.is_some_and(|blown| refused(blown) * 2 > self.latest.len())
+    }
+
     /// Forgets the eldest, those not heard of within the span, and what is too many.
     fn forget(&mut self, now: Instant) {
         while let Some((key, at)) = self.arrivals.front().copied() {

@@ -14,6 +14,7 @@ mod sqlite;
 mod store;
 mod target;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -21,6 +22,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::clock;
 use crate::domain::row::Row;
 use batch::{Desk, Kind};
 pub use change::{Act, Change, Committed, Note, PendingNote, ReplayEnd};
@@ -157,16 +159,27 @@ impl Ledger {
     }
 
     /// Serves from this store. `lease` is how long a customer is ours at most.
-    pub fn serve(store: Store, about: About, lease: Duration) -> Ledger {
+    /// `committed` is told how many changes each commit had and how long it took.
+    pub fn serve(
+        store: Store,
+        about: About,
+        lease: Duration,
+        committed: impl Fn(usize, Duration) + Clone + Send + Sync + 'static,
+    ) -> Ledger {
         let (says, health) = watch::channel(Health::default());
         let (reading, writing) = (store.clone(), store.clone());
         let open = move |keys| {
             let store = reading.clone();
             async move { store.open(keys, lease).await }
         };
-        let commit = move |changes| {
-            let store = writing.clone();
-            async move { store.commit(changes).await }
+        let commit = move |changes: Arc<Vec<Change>>| {
+            let (store, committed) = (writing.clone(), committed.clone());
+            async move {
+                let (count, began) = (changes.len(), clock::instant());
+                let done = store.commit(changes).await?;
+                committed(count, began.elapsed());
+                Ok(done)
+            }
         };
         let readers = Desk::open(open, Kind::Reading, says.clone());
         let writers = Desk::open(commit, Kind::Writing, says);

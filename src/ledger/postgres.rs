@@ -444,6 +444,15 @@ impl Postgres {
         Ok(look.await?)
     }
 
+    pub(super) async fn out_of_step(&self) -> Result<(u64, Option<Timestamp>), LedgerError> {
+        let look = async {
+            let found = self.client().await?.query_one(schema::OUT_OF_STEP, &[]).await?;
+            let customers = u64::try_from(found.get::<_, i64>(0)).unwrap_or_default();
+            Ok::<_, Fault>((customers, found.get::<_, Option<i64>>(1).map(time)))
+        };
+        Ok(look.await?)
+    }
+
     /// Removes what a copy that did not end has left.
     pub(super) async fn clear(&self) -> Result<(), LedgerError> {
         let clear = async {

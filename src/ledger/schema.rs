@@ -2,7 +2,7 @@
 //! is refused. Both backends have the same tables.
 
 /// Steps for SQLite; `user_version` counts those that were taken.
-pub(super) const SQLITE: [&str; 2] = [
+pub(super) const SQLITE: [&str; 3] = [
     "
     CREATE TABLE about (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -62,11 +62,16 @@ pub(super) const SQLITE: [&str; 2] = [
     CREATE TRIGGER audit_is_not_erased BEFORE DELETE ON audit
         BEGIN SELECT RAISE (ABORT, 'the audit log is only added to'); END;
 ",
+    // When the event first went to a retry tier.
+    "
+    ALTER TABLE pending ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
+    UPDATE pending SET since = CAST(unixepoch('subsec') * 1000000 AS INTEGER);
+",
 ];
 
 /// Steps for PostgreSQL; `relay_schema` counts those that were taken. Times are microseconds since
 /// 1970, as in SQLite; leases alone go by the server's clock.
-pub(super) const POSTGRES: [&str; 2] = [
+pub(super) const POSTGRES: [&str; 3] = [
     "
     CREATE TABLE about (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -128,4 +133,20 @@ pub(super) const POSTGRES: [&str; 2] = [
     CREATE RULE audit_is_not_changed AS ON UPDATE TO audit DO INSTEAD NOTHING;
     CREATE RULE audit_is_not_erased AS ON DELETE TO audit DO INSTEAD NOTHING;
 ",
+    // When the event first went to a retry tier.
+    "
+    ALTER TABLE pending ADD COLUMN since BIGINT NOT NULL
+        DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+",
 ];
+
+/// Customers with an event that waits for a retry or is a dead letter, and since when the first of
+/// them has one. For both backends.
+pub(super) const OUT_OF_STEP: &str = "
+    SELECT count(*), min(since) FROM (
+        SELECT customer, min(since) AS since FROM (
+            SELECT customer, since FROM pending
+            UNION ALL
+            SELECT customer, nullif(died, 0) AS since FROM dead WHERE customer IS NOT NULL
+        ) AS events GROUP BY customer
+    ) AS customers";

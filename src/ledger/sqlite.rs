@@ -331,6 +331,17 @@ impl Sqlite {
         Ok(Condition { customers, pending, dead, faults: Vec::new() })
     }
 
+    /// On a connection of its own: the one that works is not to wait.
+    pub(super) fn out_of_step(&self) -> Result<(u64, Option<Timestamp>), Fault> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(&self.path, flags)?;
+        reader.busy_timeout(BUSY_LIMIT)?;
+        let found = reader.query_row(schema::OUT_OF_STEP, [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?))
+        })?;
+        Ok((u64::try_from(found.0).unwrap_or_default(), found.1.map(time)))
+    }
+
     /// Removes what a copy that did not end has left.
     pub(super) fn clear(&self) -> Result<(), Fault> {
         let mut writer = self.connection();
@@ -530,8 +541,11 @@ fn write_note(
             connection.prepare_cached(delete)?.execute(params![customer, event])?;
         }
         Note::Pending(PendingNote { event, attempts, due, reason }) => {
-            let upsert = "INSERT OR REPLACE INTO pending (customer, event, attempts, due, reason)
-                          VALUES (?1, ?2, ?3, ?4, ?5)";
+            let upsert = "INSERT INTO pending (customer, event, attempts, due, reason, since)
+                          VALUES (?1, ?2, ?3, ?4, ?5, CAST(unixepoch('subsec') * 1000000 AS INTEGER))
+                          ON CONFLICT (customer, event) DO UPDATE SET
+                              attempts = excluded.attempts, due = excluded.due,
+                              reason = excluded.reason";
             let due = due.as_microsecond();
             let values = params![customer.unwrap_or_default(), event, attempts, due, reason];
             connection.prepare_cached(upsert)?.execute(values)?;

@@ -283,6 +283,15 @@ impl Store {
         }
     }
 
+    /// How many customers have an event that waits for a retry or is a dead letter, and since when
+    /// the first of them has. Holds nobody up, and may take a while.
+    pub async fn out_of_step(&self) -> Result<(u64, Option<Timestamp>), LedgerError> {
+        match self {
+            Store::Sqlite(sqlite) => on(sqlite, Sqlite::out_of_step).await,
+            Store::Postgres(postgres) => postgres.out_of_step().await,
+        }
+    }
+
     /// Who works on it beside us, where no lock says so.
     pub(super) async fn in_use_by(&self) -> Result<Option<String>, LedgerError> {
         match self {

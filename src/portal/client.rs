@@ -45,6 +45,11 @@ impl Portal {
         Ok(Portal { client, url, max_answer_bytes: config.max_answer_bytes })
     }
 
+    /// Where calls go.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// Makes one call, signed with the same credentials.
     pub async fn update_customer(
         &self,

@@ -2,8 +2,13 @@
 
 use std::io::{self, BufWriter, IsTerminal};
 
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
+
+use super::Exporters;
 
 /// The look of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,26 +31,29 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
     EnvFilter::try_new(filter).map_err(|error| InvalidFilter(error.to_string()))
 }
 
-/// Sends log lines to standard error from now on, until the guard is dropped.
+/// Sends log lines to standard error from now on, until the guard is dropped; to a collector too, if
+/// that is wanted.
 ///
 /// A thread of its own writes them, as many at once as have come together: a system call a line
 /// would cost a busy relay a fifth of its time. None is dropped; a full queue makes callers wait.
 #[must_use = "lines are written while the guard lives"]
-pub fn start(filter: EnvFilter, format: Format) -> WorkerGuard {
+pub fn start(filter: EnvFilter, format: Format, exporters: Option<&Exporters>) -> WorkerGuard {
     let stderr = BufWriter::with_capacity(64 * 1024, io::stderr());
     let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(stderr);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let lines = fmt::layer().with_writer(writer);
     let human = match format {
         Format::Auto => io::stderr().is_terminal(),
         Format::Human => true,
         Format::Json => false,
     };
-    let started = if human {
-        lines.with_ansi(io::stderr().is_terminal()).with_target(false).try_init()
+    let lines = if human {
+        lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed()
     } else {
-        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
-    if let Err(error) = started {
+    let logs = exporters.and_then(|exporters| exporters.logs.as_ref());
+    let exported = logs.map(OpenTelemetryTracingBridge::new);
+    if let Err(error) = registry().with(filter).with(lines).with(exported).try_init() {
         tracing::debug!(%error, "log lines were set up before");
     }
     guard

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use opentelemetry::Context;
-
 use crate::amqp::Delivery;
 use crate::clock;
 use crate::config::Config;
@@ -16,7 +14,7 @@ use crate::domain::verdict::Verdict;
 use crate::domain::version::Place;
 
 /// Longest event id in a log line, in bytes.
-const MAX_ID_BYTES: usize = 128;
+pub(super) const MAX_ID_BYTES: usize = 128;
 
 /// An event that only needs its turn. Boxed wherever it goes: what each task copies is a pointer.
 #[derive(Debug)]
@@ -28,7 +26,6 @@ pub(super) struct Admitted {
     pub(super) place: Place,
     pub(super) update: Arc<Update>,
     pub(super) history: History,
-    pub(super) context: Context,
     /// It was part of a merged call that was refused: now it is tried by itself.
     pub(super) goes_alone: bool,
 }
@@ -67,7 +64,6 @@ pub(super) struct Ended {
 pub(super) fn admit(config: &Config, delivery: Delivery) -> Result<Box<Admitted>, Box<Ended>> {
     match read(config, &delivery) {
         Ok((Admission { event, place, update }, history)) => Ok(Box::new(Admitted {
-            context: delivery.message().trace_context(),
             customer: update.entity_id().into(),
             event_id: event.id,
             place,

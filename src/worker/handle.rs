@@ -23,6 +23,7 @@ use crate::domain::verdict::{Verdict, decide};
 use crate::domain::witness::Call;
 use crate::ledger::{Committed, CustomerKey, Opened, Opening};
 use crate::pauses::Pauses;
+use crate::telemetry::trace;
 
 /// What the calls of one attempt came to.
 pub(super) struct Attempt {
@@ -269,12 +270,12 @@ impl Worker {
 
     /// Calls the portal, with immediate retries where they may help; a probe is one call.
     async fn attempt(&self, admitted: &Admitted, update: &Update, is_probe: bool) -> Attempt {
-        let Admitted { customer, context, .. } = admitted;
+        let (customer, context) = (&admitted.customer, admitted.delivery.context());
         let began = clock::instant();
         let mut pauses = Pauses::immediate(self.config.immediate);
         let (mut calls, mut ambiguous, mut may_be_under_way) = (0, false, false);
         loop {
-            let attempt = self.call_once(customer, update, context).await;
+            let attempt = self.call_once(customer, update, context, calls).await;
             calls += attempt.calls;
             may_be_under_way |= attempt.may_be_under_way;
             let outcome = attempt.judgement.outcome;
@@ -292,16 +293,19 @@ impl Worker {
                 }
             }
             let took = began.elapsed();
+            self.metrics().attempted(outcome);
             return Attempt { ambiguous, may_be_under_way, calls, took, ..attempt };
         }
     }
 
-    /// Makes one call; one more if the credentials were refused and have changed since.
+    /// Makes one call; one more if the credentials were refused and have changed since. `repeats`:
+    /// calls before it in the same attempt.
     pub(super) async fn call_once(
         &self,
         customer: &Arc<str>,
         update: &Update,
         context: &Context,
+        repeats: u32,
     ) -> Attempt {
         let order = self.config.portal.field_order;
         let sets_email = update.value(Field::Email).is_some();
@@ -311,8 +315,13 @@ impl Worker {
             calls += 1;
             let request = sign(update, order, &credentials.secret_key);
             let started = clock::instant();
-            let answer = self.portal.update_customer(&request, &credentials, context).await;
+            let tracing = &self.telemetry.tracing;
+            let context = tracing.calling(context, self.portal.url(), repeats + calls - 1);
+            let answer = self.portal.update_customer(&request, &credentials, &context).await;
             let judgement = judge(&answer, sets_email, clock::now());
+            let took = started.elapsed();
+            self.metrics().called(&judgement, took);
+            tracing.called(&context, &judgement);
             if judgement.outcome == Outcome::Unauthorized {
                 let fresh = self.keyring.reread();
                 if fresh != credentials {
@@ -323,7 +332,6 @@ impl Worker {
             }
             let call =
                 Call { customer: Arc::clone(customer), started, credentials: credentials.number };
-            let took = started.elapsed();
             let may_be_under_way = judgement.outcome.may_be_under_way();
             return Attempt { call, judgement, ambiguous: false, may_be_under_way, calls, took };
         }
@@ -337,11 +345,23 @@ fn log(group: &Group, update: &Update, attempt: &Attempt, verdicts: Option<&[Ver
     let took_ms = attempt.took.as_secs_f64() * 1e3;
     let (calls, merged) = (attempt.calls, group.members.len());
     for (index, member) in group.members.iter().enumerate() {
+        let context = member.admitted.delivery.context();
+        let trace_id = trace::id(context);
+        let _trace = context.clone().attach();
         let event_id = member.admitted.log_id();
         let number = member.admitted.history.attempts + 1;
         if outcome == Outcome::Applied {
             let withheld = member.withheld().names();
-            tracing::info!(event_id, attempt = number, calls, merged, withheld, took_ms, "applied");
+            tracing::info!(
+                event_id,
+                attempt = number,
+                calls,
+                merged,
+                withheld,
+                took_ms,
+                trace_id,
+                "applied"
+            );
             continue;
         }
         let detail = describe(&attempt.judgement, update);
@@ -359,6 +379,7 @@ fn log(group: &Group, update: &Update, attempt: &Attempt, verdicts: Option<&[Ver
             verdict = verdict.map_or("hold", Verdict::name),
             delay_ms = verdict.and_then(Verdict::tier).map(Tier::millis),
             reason = verdict.and_then(Verdict::reason).map(Reason::name),
+            trace_id,
             "not applied"
         );
     }

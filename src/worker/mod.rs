@@ -12,6 +12,7 @@ mod report;
 mod session;
 mod settle;
 mod start;
+mod watch;
 mod witness;
 
 use std::sync::atomic::AtomicBool;
@@ -27,10 +28,14 @@ use crate::clock;
 use crate::config::Config;
 use crate::domain::fuse::Fuse;
 use crate::domain::lanes::{Arrival, Lanes};
+use crate::domain::redact::cut;
 use crate::domain::retry::after;
 use crate::domain::verdict::Verdict;
+use crate::health::Vitals;
 use crate::ledger::{Change, Ledger};
 use crate::portal::{Keyring, Portal};
+use crate::telemetry::trace::Received;
+use crate::telemetry::{Metrics, Telemetry, trace};
 use admit::Admitted;
 use gate::Gate;
 use group::{Group, Member};
@@ -66,19 +71,22 @@ struct Worker {
     /// Cuts calls under way, when the grace period is over.
     cut: CancellationToken,
     tally: Tally,
+    telemetry: Telemetry,
+    vitals: Vitals,
 }
 
 /// Relays events until `stop`, then drains: finishes what is under way within the grace period,
 /// hands back the rest, and reports. `cut` ends the grace period early.
 pub async fn run(
     config: Config,
+    telemetry: Telemetry,
     stop: CancellationToken,
     cut: CancellationToken,
 ) -> Result<Report, StartError> {
     let portal = Portal::try_new(&config.portal).map_err(StartError::Portal)?;
     let keyring = Keyring::try_new(&config.portal).map_err(StartError::Portal)?;
-    let admin = Port::open(&config.admin).await.map_err(StartError::Admin)?;
-    let Some(ledger) = start::open_ledger(&config, &stop).await? else {
+    let admin = Port::open(&config.admin, &telemetry).await.map_err(StartError::Admin)?;
+    let Some(ledger) = start::open_ledger(&config, &telemetry.metrics, &stop).await? else {
         return Ok(Report::default());
     };
     if let Some(admin) = &admin {
@@ -98,9 +106,12 @@ pub async fn run(
         tasks: TaskTracker::new(),
         stop,
         cut,
-        tally: Tally::default(),
+        tally: Tally::new(Arc::clone(&telemetry.metrics)),
+        telemetry,
+        vitals: Vitals::default(),
         config,
     });
+    watch::tell(&worker);
     worker.log_policies();
     tokio::select! {
         ended = session::consume_until_stopped(&worker) => ended?,
@@ -108,6 +119,7 @@ pub async fn run(
         () = keep_time(&worker) => {}
         () = housekeep::obey_health(&worker) => {}
         () = housekeep::sweep_ledger(&worker) => {}
+        () = watch::look_for_out_of_step(&worker) => {}
     }
     Ok(worker.tally.report())
 }
@@ -146,7 +158,9 @@ async fn watch_credentials(worker: &Worker) {
 impl Worker {
     /// A delivery begins its journey. Returns at once: what can be told without a call is settled
     /// beside the lanes, everything else waits for its customer's turn.
-    fn begin(self: &Arc<Self>, delivery: Delivery) {
+    fn begin(self: &Arc<Self>, mut delivery: Delivery) {
+        self.tally.receive();
+        self.trace(&mut delivery);
         match admit::admit(&self.config, delivery) {
             Ok(admitted) => {
                 self.passed(&admitted.customer);
@@ -172,6 +186,23 @@ impl Worker {
                 });
             }
         }
+    }
+
+    /// The delivery's span begins, or it goes on with the context that came with its message.
+    fn trace(&self, delivery: &mut Delivery) {
+        let message = delivery.message();
+        let received = Received {
+            queue: &self.work_queue,
+            id: message.id().map(|id| cut(id, admit::MAX_ID_BYTES)),
+            bytes: message.body().len(),
+            is_ours: message.is_ours(),
+        };
+        let context = self.telemetry.tracing.received(message.trace_context(), received);
+        delivery.set_context(context);
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.telemetry.metrics
     }
 
     fn start_lane(self: &Arc<Self>, first: Box<Admitted>) {
@@ -205,6 +236,9 @@ impl Worker {
         for (member, verdict) in group.members.iter().zip(&verdicts) {
             if matches!(verdict, Verdict::Applied | Verdict::Superseded) {
                 self.tally.withheld(member.withheld().len());
+            }
+            if *verdict == Verdict::Applied {
+                self.metrics().applied(member.version.place.time, now);
             }
             if *verdict == Verdict::Superseded {
                 log_superseded(&group, member);
@@ -307,12 +341,14 @@ impl Worker {
 
 fn log_superseded(group: &Group, member: &Member) {
     let newer = group.superseding(member).map(|version| &version.place);
+    let _trace = member.admitted.delivery.context().clone().attach();
     tracing::info!(
         event_id = member.admitted.log_id(),
         is_duplicate = group.row.owns(&member.version),
         by_event = newer.map(|place| place.event.as_str()),
         by_time = newer.and_then(|place| place.time).map(|time| time.to_string()),
         by_sequence = newer.and_then(|place| place.sequence.as_ref()).map(ToString::to_string),
+        trace_id = trace::id(member.admitted.delivery.context()),
         "superseded: the portal has newer values, or these very ones"
     );
 }

@@ -1,9 +1,12 @@
 //! Counts of how deliveries ended, for the last line.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::domain::verdict::Verdict;
+use crate::telemetry::Metrics;
 
 /// How the deliveries of one run ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,8 +44,10 @@ impl fmt::Display for Report {
     }
 }
 
-#[derive(Debug, Default)]
+/// What was counted, for the last line; the metrics count along.
+#[derive(Debug)]
 pub(super) struct Tally {
+    metrics: Arc<Metrics>,
     received: AtomicU64,
     applied: AtomicU64,
     superseded: AtomicU64,
@@ -56,7 +61,25 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn settled(&self, verdict: &Verdict) {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Tally {
+        Tally {
+            metrics,
+            received: AtomicU64::default(),
+            applied: AtomicU64::default(),
+            superseded: AtomicU64::default(),
+            withheld_fields: AtomicU64::default(),
+            ignored: AtomicU64::default(),
+            retried: AtomicU64::default(),
+            waiting: AtomicU64::default(),
+            dead: AtomicU64::default(),
+            doubled: AtomicU64::default(),
+            forgotten: AtomicU64::default(),
+        }
+    }
+
+    /// `took`: from delivery to ack.
+    pub(super) fn settled(&self, verdict: &Verdict, took: Duration) {
+        self.metrics.settled(verdict, took);
         let count = match verdict {
             Verdict::Applied => &self.applied,
             Verdict::Superseded => &self.superseded,
@@ -69,6 +92,7 @@ impl Tally {
     }
 
     pub(super) fn receive(&self) {
+        self.metrics.consumed();
         self.received.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -77,15 +101,27 @@ impl Tally {
         self.received.load(Ordering::Relaxed)
     }
 
+    /// Deliveries without an end yet.
+    pub(super) fn in_hand(&self) -> u64 {
+        let Report { applied, superseded, ignored, retried, waiting, .. } = self.report();
+        let Report { dead, doubled, forgotten, .. } = self.report();
+        let ended = applied + superseded + ignored + retried + waiting + dead + doubled + forgotten;
+        // They are counted one after the other.
+        self.received().saturating_sub(ended)
+    }
+
     pub(super) fn withheld(&self, fields: usize) {
+        self.metrics.withheld(fields);
         self.withheld_fields.fetch_add(fields as u64, Ordering::Relaxed);
     }
 
     pub(super) fn doubled(&self) {
+        self.metrics.doubled();
         self.doubled.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn forgotten(&self) {
+        self.metrics.forgotten();
         self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 

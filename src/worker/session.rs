@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Worker, gate, start};
+use super::{Worker, gate, start, watch};
 use crate::admin::ListenError;
 use crate::amqp::topology::{self, Finding};
 use crate::amqp::{AmqpError, Deliveries, Link, Seen, Watch};
@@ -18,6 +18,8 @@ use crate::pauses::Pauses;
 const LOOK: Duration = Duration::from_secs(2);
 /// For a thousand deliveries to come in.
 const GATHER: Duration = Duration::from_millis(200);
+/// Every so many looks all queues' messages are counted: the retry tiers are many.
+const LOOKS_A_COUNT: u32 = 3;
 /// So many looks in a row at messages that wait while we have nothing: we are forgotten.
 const LOOKS_STARVED: u32 = 3;
 
@@ -80,8 +82,11 @@ pub(super) async fn consume_until_stopped(worker: &Arc<Worker>) -> Result<(), St
         };
         match opened {
             Ok(session) => {
+                worker.vitals.note(|seen| (seen.is_misfit, seen.is_active) = (false, true));
                 (has_started, pauses) = (true, Pauses::endless(longest));
-                if consume(worker, session).await == SessionOver::Stopped {
+                let over = consume(worker, session).await;
+                watch::session_is_over(worker);
+                if over == SessionOver::Stopped {
                     return Ok(());
                 }
             }
@@ -90,6 +95,7 @@ pub(super) async fn consume_until_stopped(worker: &Arc<Worker>) -> Result<(), St
             }
             Err(OpenError::Topology(faults)) => {
                 tracing::error!("the broker's topology does not fit:\n{}", lines(&faults));
+                worker.vitals.note(|seen| seen.is_misfit = true);
             }
             Err(OpenError::ForeignLedger { known, own }) => {
                 let error = StartError::ForeignLedger { known, own };
@@ -97,9 +103,11 @@ pub(super) async fn consume_until_stopped(worker: &Arc<Worker>) -> Result<(), St
                     return Err(error);
                 }
                 tracing::error!(%error);
+                worker.vitals.note(|seen| seen.is_misfit = true);
             }
             Err(OpenError::Broker(error)) => tracing::warn!(%error, "no session with the broker"),
         }
+        watch::session_is_over(worker);
         let pause = pauses.next_pause().unwrap_or(longest);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -120,6 +128,7 @@ async fn open(worker: &Worker) -> Result<Session, OpenError> {
     let broker = &worker.config.broker;
     let link = broker.broker.connect("consume").await?;
     let (address, turn) = (link.address().to_owned(), link.turn());
+    worker.vitals.note(|seen| seen.is_connected = true);
     let opened = async {
         let watch = match prepare(worker, &link).await {
             Ok(watch) => watch,
@@ -172,7 +181,6 @@ async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
         let over = tokio::select! {
             next = deliveries.next() => match next {
                 Ok(delivery) => {
-                    worker.tally.receive();
                     worker.begin(delivery);
                     continue;
                 }
@@ -236,7 +244,13 @@ async fn change_intake(
 /// Obeys orders until the session is of no use any more; tells why.
 async fn keep_watch(worker: &Worker, watch: &Watch) -> String {
     let (mut starved, mut received) = (0, worker.tally.received());
-    loop {
+    for look in 0_u32.. {
+        if look.is_multiple_of(LOOKS_A_COUNT) {
+            match watch.depths().await {
+                Ok(depths) => worker.vitals.note(|seen| seen.depths = Some(depths)),
+                Err(error) => return error.to_string(),
+            }
+        }
         tokio::time::sleep(LOOK).await;
         let seen = match watch.look().await {
             Ok(seen) => seen,
@@ -251,6 +265,7 @@ async fn keep_watch(worker: &Worker, watch: &Watch) -> String {
             return format!("{} messages wait, but the broker hands out none", seen.ready);
         }
     }
+    std::future::pending().await
 }
 
 fn obey(worker: &Worker, seen: Seen) {

@@ -17,6 +17,7 @@ use crate::domain::verdict::Verdict;
 use crate::domain::version::MAX_EVENT_BYTES;
 use crate::ledger::{Change, Committed, Note, PendingNote, ReplayEnd};
 use crate::pauses::Pauses;
+use crate::telemetry::trace;
 
 /// How one delivery ends.
 pub(super) struct End {
@@ -55,8 +56,12 @@ impl Worker {
             }
         }
         for end in durable {
+            let (came, context) = (end.delivery.came(), end.delivery.context().clone());
             match end.delivery.ack().await {
-                Ok(()) => self.tally.settled(&end.verdict),
+                Ok(()) => {
+                    self.tally.settled(&end.verdict, came.elapsed());
+                    self.telemetry.tracing.settled(&context, &end.verdict);
+                }
                 Err(forgotten) => {
                     self.tally.doubled();
                     tracing::warn!(verdict = end.verdict.name(), "{forgotten}");
@@ -125,9 +130,11 @@ impl Worker {
         if !self.publish(delivery, &queue, buried).await {
             return None;
         }
+        let _trace = delivery.context().clone().attach();
         tracing::warn!(
             message_id = message.id(),
             %dead_id,
+            trace_id = trace::id(delivery.context()),
             reason = dead.reason.name(),
             field = dead.field.map(Field::name),
             rule = dead.rule,
@@ -191,13 +198,20 @@ impl Worker {
         message: impl Fn() -> NewMessage,
     ) -> bool {
         let mut pauses = Pauses::endless(self.config.broker.max_reconnect_pause);
+        let tracing = &self.telemetry.tracing;
         loop {
             let body = delivery.message().body();
+            let context = tracing.sending(delivery.context(), queue, delivery.message().id());
+            let message = message();
+            let message = if tracing.is_on() { message.in_trace(&context) } else { message };
             let published = tokio::select! {
                 biased;
                 () = delivery.forgotten() => return false,
-                published = self.publisher.publish("", queue, message(), body) => published,
+                published = self.publisher.publish("", queue, message, body) => published,
             };
+            let fault = published.as_ref().err().map(PublishError::name);
+            self.metrics().sent(queue, fault);
+            tracing.sent(&context, fault);
             let Err(error) = published else { return true };
             tracing::warn!(queue, %error, "not published yet; the delivery is kept unacked");
             if let PublishError::Returned(..) = error {

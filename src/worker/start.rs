@@ -1,6 +1,7 @@
 //! What a relay must have before it consumes: its ledger, and where only one relay may be active,
 //! the locks that say it is this one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,7 @@ use super::{StartError, Worker};
 use crate::amqp::{AmqpError, Hold, Link, PublishError, hold, is_held, ledger_id};
 use crate::config::Config;
 use crate::ledger::{About, Ledger, LedgerError, Store};
+use crate::telemetry::Metrics;
 
 /// Between two looks whether the active relay is still there.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
@@ -20,6 +22,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// stopped before.
 pub(super) async fn open_ledger(
     config: &Config,
+    metrics: &Arc<Metrics>,
     stop: &CancellationToken,
 ) -> Result<Option<Ledger>, StartError> {
     let mut is_standby = false;
@@ -27,7 +30,9 @@ pub(super) async fn open_ledger(
         match Store::open_to_work(&config.ledger.target).await {
             Ok(Some((store, about))) => {
                 let lease = config.longest_attempt() + LEASE_MARGIN;
-                return Ok(Some(Ledger::serve(store, about, lease)));
+                let metrics = Arc::clone(metrics);
+                let committed = move |changes, took| metrics.committed(changes, took);
+                return Ok(Some(Ledger::serve(store, about, lease, committed)));
             }
             Ok(None) => return Ok(Some(Ledger::none())),
             Err(LedgerError::InUse(by)) => {
@@ -54,8 +59,10 @@ pub(super) async fn claim(worker: &Worker, link: &Link) -> Result<(), OpenError>
             tracing::info!("standby: another relay is active on the work queue");
         }
         is_standby = true;
+        worker.vitals.note(|seen| seen.is_standby = true);
         tokio::time::sleep(STANDBY_LOOK).await;
     }
+    worker.vitals.note(|seen| seen.is_standby = false);
     let topology = &worker.config.broker.topology;
     let known = ledger_id::look(link, topology).await?;
     let Some(about) = worker.ledger.about() else {

@@ -239,7 +239,7 @@ impl Worker {
             let context = Context::new();
             self.gate.keep_rate().await;
             tokio::select! {
-                attempt = self.call_once(customer, &control.update, &context) => {
+                attempt = self.call_once(customer, &control.update, &context, 0) => {
                     let outcome = attempt.judgement.outcome;
                     tracing::info!(outcome = outcome.name(), "control call");
                     may_be_under_way = attempt.may_be_under_way;

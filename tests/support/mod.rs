@@ -6,6 +6,7 @@
 pub mod bed;
 pub mod broker;
 pub mod chaos;
+pub mod collector;
 pub mod container;
 pub mod crm;
 pub mod local_node;

@@ -52,6 +52,13 @@ impl Settings {
         self
     }
 
+    /// Sets a variable that is none of our settings.
+    pub fn set_variable(&mut self, name: &str, value: &str) -> &mut Settings {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Keeps the ledger in a file in this directory.
     pub fn keep_ledger_in(&mut self, directory: &Path) -> &mut Settings {
         let file = directory.join("ledger.db");

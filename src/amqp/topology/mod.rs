@@ -140,6 +140,12 @@ impl Topology {
         format!("{}.scan", self.prefix)
     }
 
+    /// Whether it is one of the retry tiers.
+    pub(super) fn is_retry_queue(&self, name: &str) -> bool {
+        let rest = name.strip_prefix(self.prefix.as_str());
+        rest.is_some_and(|rest| rest.starts_with(".retry."))
+    }
+
     fn small_queues(&self) -> [String; 4] {
         [
             self.paused_queue(),
