@@ -98,7 +98,9 @@ impl Broker {
 }
 
 fn address(url: &str, heartbeat: Duration) -> Result<AMQPUri, InvalidUrl> {
-    let mut address: AMQPUri = url.parse().map_err(InvalidUrl)?;
+    // Its own words repeat parts of it.
+    let unread = |_: String| InvalidUrl("not an AMQP URL".to_owned());
+    let mut address: AMQPUri = url.parse().map_err(unread)?;
     let heartbeat = u16::try_from(heartbeat.as_secs()).unwrap_or(u16::MAX);
     address.query.heartbeat.get_or_insert(heartbeat);
     Ok(address)

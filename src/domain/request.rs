@@ -36,9 +36,10 @@ impl FieldOrder {
         names: impl IntoIterator<Item = &'a str>,
     ) -> Result<FieldOrder, InvalidFieldOrder> {
         let mut order = Vec::with_capacity(8);
-        for name in names {
+        for (index, name) in names.into_iter().enumerate() {
+            let place = index + 1;
             let field = Field::parse(name)
-                .ok_or_else(|| InvalidFieldOrder(format!("{name:?} is no field")))?;
+                .ok_or_else(|| InvalidFieldOrder(format!("name {place} is no field")))?;
             if order.contains(&field) {
                 return Err(InvalidFieldOrder(format!("{name} stands twice")));
             }
@@ -106,7 +107,7 @@ mod tests {
         for (names, problem) in [
             ("entity_id,email", "2 of 8 fields are named"),
             ("entity_id,entity_id", "entity_id stands twice"),
-            ("entity_id,phone", "\"phone\" is no field"),
+            ("entity_id,phone", "name 2 is no field"),
         ] {
             let error = FieldOrder::try_new(names.split(',')).expect_err("refused").to_string();
             assert!(error.starts_with(problem), "{error}");
