@@ -30,7 +30,9 @@ suite!(
     a_standby_is_ready_and_not_active,
     a_relay_without_a_broker_is_alive_but_not_ready,
     a_collector_that_is_gone_holds_nothing_up,
-    an_exporter_that_is_not_spoken_is_a_mistake,
+    an_exporter_that_is_not_spoken_is_a_mistake;
+    Postgres:
+    customers_out_of_step_are_counted_in_postgresql_too,
 );
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -274,21 +276,37 @@ fn labels_of(text: &str) -> BTreeSet<(String, String)> {
 }
 
 async fn customers_out_of_step_are_counted(context: Context) -> Result<()> {
+    count_out_of_step(context.bed().await?).await
+}
+
+async fn customers_out_of_step_are_counted_in_postgresql_too(context: Context) -> Result<()> {
     let mut bed = context.bed().await?;
-    bed.settings.set("fields.address", "reject");
+    bed.settings.set("ledger.url", &context.postgres().await?.database().await?);
+    count_out_of_step(bed).await
+}
+
+/// Two dead letters of one customer, one of another, and a third one's retry.
+async fn count_out_of_step(mut bed: Bed) -> Result<()> {
+    bed.settings.set("fields.address", "reject").set("retry.immediate_retries", "0");
     let (relay, port) = serve(&mut bed).await?;
     reads(&port, 200, &[("role", json!("active"))]).await?;
     shows(&port, "customer_relay_customers_out_of_step 0").await?;
     shows(&port, "customer_relay_out_of_step_age_seconds 0").await?;
+    let broken = json!({"match": {"entity_id": "C3"}, "fault": {"kind": "status", "code": 500}});
+    bed.simulator.fault(broken).await?;
+    bed.publish(&bed.event("e0", "C3", &json!({"city": "Kochi"}))).await?;
     for (id, customer) in [("e1", "C1"), ("e2", "C1"), ("e3", "C2")] {
         bed.publish(&bed.event(id, customer, &json!({"address": "12/4"}))).await?;
     }
-    let text = shows(&port, "customer_relay_customers_out_of_step 2").await?;
+    let text = shows(&port, "customer_relay_customers_out_of_step 3").await?;
     let line = "customer_relay_out_of_step_age_seconds ";
     let age = text.lines().find_map(|found| found.strip_prefix(line)).context("no age")?;
     let age: f64 = age.parse()?;
     assert!(age > 0.0 && age < 60.0, "{age}");
     shows(&port, "customer_relay_queue_messages{queue=\"dead\"} 3").await?;
+    bed.simulator.heal().await?;
+    bed.applied("C3", 1).await?;
+    shows(&port, "customer_relay_customers_out_of_step 2").await?;
     for _ in 0..3 {
         bed.dead_letter().await?;
     }

@@ -26,6 +26,8 @@ pub struct Seen {
 /// The way to look, again and again, on the connection that consumes.
 pub struct Watch {
     channel: Channel,
+    /// A queue that is gone closes the channel of whoever asks: not the one above.
+    counting: Channel,
     limit: Duration,
     topology: Topology,
 }
@@ -33,7 +35,12 @@ pub struct Watch {
 impl Watch {
     /// Opens a channel to look through.
     pub async fn open(link: &Link, topology: &Topology) -> Result<Watch, AmqpError> {
-        Ok(Watch { channel: link.channel().await?, limit: link.limit, topology: topology.clone() })
+        Ok(Watch {
+            channel: link.channel().await?,
+            counting: link.channel().await?,
+            limit: link.limit,
+            topology: topology.clone(),
+        })
     }
 
     /// Looks once. An error means that the session is of no use any more.
@@ -46,7 +53,8 @@ impl Watch {
         })
     }
 
-    /// Counts the messages that are ready in all queues for events.
+    /// Counts the messages that are ready in all queues for events. An error means that they are not
+    /// known any more on this connection.
     pub async fn depths(&self) -> Result<Depths, AmqpError> {
         let mut depths = Depths::default();
         let topology = &self.topology;
@@ -60,7 +68,7 @@ impl Watch {
                 name if topology.is_retry_queue(name) => &mut depths.retry,
                 _ => continue,
             };
-            *depth += u64::from(self.ready(&queue.name).await?);
+            *depth += u64::from(count(&self.counting, &queue.name, self.limit).await?);
         }
         Ok(depths)
     }
@@ -73,8 +81,12 @@ impl Watch {
     }
 
     async fn ready(&self, queue: &str) -> Result<u32, AmqpError> {
-        let options = QueueDeclareOptions::default().passive();
-        let look = self.channel.queue_declare(queue.into(), options, FieldTable::default());
-        Ok(within(self.limit, "look at a queue", look).await?.message_count())
+        count(&self.channel, queue, self.limit).await
     }
+}
+
+async fn count(channel: &Channel, queue: &str, limit: Duration) -> Result<u32, AmqpError> {
+    let options = QueueDeclareOptions::default().passive();
+    let look = channel.queue_declare(queue.into(), options, FieldTable::default());
+    Ok(within(limit, "look at a queue", look).await?.message_count())
 }

@@ -246,10 +246,11 @@ async fn keep_watch(worker: &Worker, watch: &Watch) -> String {
     let (mut starved, mut received) = (0, worker.tally.received());
     for look in 0_u32.. {
         if look.is_multiple_of(LOOKS_A_COUNT) {
-            match watch.depths().await {
-                Ok(depths) => worker.vitals.note(|seen| seen.depths = Some(depths)),
-                Err(error) => return error.to_string(),
+            let depths = watch.depths().await;
+            if let Err(error) = &depths {
+                tracing::debug!(%error, "the queues' messages cannot be counted");
             }
+            worker.vitals.note(|seen| seen.depths = depths.ok());
         }
         tokio::time::sleep(LOOK).await;
         let seen = match watch.look().await {
