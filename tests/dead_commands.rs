@@ -423,7 +423,8 @@ async fn a_group_is_healed_by_one_edit_and_the_originals_can_be_restored(
         group["dead_letters"].as_array().context("a list")?.iter().all(|one| one["revision"] == 1)
     );
     // One of them as it was.
-    let id = ids(&group).remove(0);
+    let his = told(&bed, &["dead", "list", "--customer", "CUST0000"]).await?;
+    let id = ids(&his).remove(0);
     let undone = told(&bed, &["dead", "restore", &id, "--yes"]).await?;
     assert_eq!(undone["restored"], 1);
     let shown = told(&bed, &["dead", "show", &id]).await?;
