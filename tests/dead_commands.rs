@@ -331,7 +331,8 @@ async fn a_hundred_thousand_letters_are_looked_through_in_seconds(context: Conte
             ("show", &["dead", "show", &last, "--json"]),
             ("customer", &["dead", "list", "--customer", &customer, "--json"]),
         ];
-        for (name, args) in looks {
+        let looks = if round == "from the queue" { &looks[..1] } else { &looks };
+        for (name, args) in looks.iter().copied() {
             // Somebody else adds to it meanwhile.
             let event = of_customer(&bed, more, &json!({"city": "Kochi"})).to_string();
             let adds = bed.queues.publish("", &dead, by_a_relay(more), event.as_bytes());
@@ -353,10 +354,10 @@ async fn a_hundred_thousand_letters_are_looked_through_in_seconds(context: Conte
         if round == "from the queue" {
             let indexed = measured(&bed, &["dead", "reindex", "--json"]).await?;
             println!("reindex: {:.2} s, {} MiB", indexed.1.as_secs_f64(), indexed.2);
-            assert_eq!(indexed.0["indexed"], LETTERS + 3);
+            assert_eq!(indexed.0["indexed"], LETTERS + 1);
         }
     }
-    bed.queues.holds(&dead, u32::try_from(LETTERS + 3)?, LIMIT).await?;
+    bed.queues.holds(&dead, u32::try_from(LETTERS + 1)?, LIMIT).await?;
     for (n, taken) in bed.queues.take_all(&dead).await?.iter().take(LETTERS).enumerate() {
         let event: Value = serde_json::from_slice(&taken.body)?;
         ensure!(event["id"] == format!("e{n}"), "the order has changed at {n}");

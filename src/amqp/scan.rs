@@ -50,12 +50,7 @@ impl<'a> Scan<'a> {
         queue: &'a str,
         ahead: Option<usize>,
     ) -> Result<Option<Scan<'a>>, AmqpError> {
-        let Some(mut expected) = topology::depth(link, queue).await? else { return Ok(None) };
-        if expected == 0 {
-            // What somebody has just let go of may be on its way back.
-            tokio::time::sleep(SILENCE).await;
-            expected = topology::depth(link, queue).await?.unwrap_or(0);
-        }
+        let Some(expected) = topology::depth(link, queue).await? else { return Ok(None) };
         let widest = ahead.map_or(u16::MAX, |ahead| u16::try_from(ahead).unwrap_or(u16::MAX));
         let width = (expected / CONSUMERS).max(NARROWEST).min(widest.into());
         let width = u16::try_from(width).unwrap_or(u16::MAX).max(1);
@@ -119,17 +114,23 @@ impl<'a> Scan<'a> {
         }
         let close = self.channel.close(200, "looked".into());
         within(self.link.limit, "close a channel", close).await?;
-        let mut waited = Duration::ZERO;
-        while self.ready().await? < self.seen - self.erased && waited < self.link.limit {
+        let (mut back, mut still) = (self.ready().await?, Duration::ZERO);
+        while back < self.seen - self.erased && still < self.link.limit {
             tokio::time::sleep(PUT_BACK_LOOK).await;
-            waited += PUT_BACK_LOOK;
+            let before = std::mem::replace(&mut back, self.ready().await?);
+            still = if back > before { Duration::ZERO } else { still + PUT_BACK_LOOK };
         }
         Ok(())
     }
 
-    /// Whether more has come than was there at the beginning.
+    /// Whether more has come than was there at the beginning. What somebody else has just let go of
+    /// may still be on its way back.
     async fn has_news(&mut self) -> Result<bool, AmqpError> {
         self.expected = self.ready().await?;
+        if self.expected == 0 {
+            tokio::time::sleep(SILENCE).await;
+            self.expected = self.ready().await?;
+        }
         Ok(self.expected > 0)
     }
 

@@ -16,6 +16,8 @@ use super::connection::{AmqpError, Link, within};
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// For the holder's name.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// So often whoever does not answer is asked again.
+const LOOKS: u32 = 5;
 
 /// Why nobody may walk now.
 #[derive(Debug, thiserror::Error)]
@@ -25,10 +27,10 @@ pub enum LockError {
     Broker(#[from] AmqpError),
     /// Somebody else does.
     #[error(
-        "{0} is looking through the dead letters just now, and has them in hand: try again when that \
-         is over"
+        "{} is looking through the dead letters just now, and has them in hand: try again when that is \
+         over", .0.as_deref().unwrap_or("somebody else")
     )]
-    Taken(String),
+    Taken(Option<String>),
 }
 
 /// The right to walk, held as long as the link lives.
@@ -38,14 +40,24 @@ pub struct ScanLock {
 
 /// Takes the lock, in this name.
 pub async fn lock_scans(link: &Link, queue: &str, holder: &str) -> Result<ScanLock, LockError> {
+    let mut looks = 0;
+    loop {
+        match try_lock(link, queue, holder).await {
+            // Nobody answers any more: the broker is about to take the lock from who had it.
+            Err(LockError::Taken(None)) if looks < LOOKS => looks += 1,
+            ended => return ended,
+        }
+    }
+}
+
+async fn try_lock(link: &Link, queue: &str, holder: &str) -> Result<ScanLock, LockError> {
     let channel = link.channel().await?;
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let declare = channel.queue_declare(queue.into(), options, FieldTable::default());
     match within(link.limit, "take the lock of the dead letters", declare).await {
         Ok(_) => {}
         Err(AmqpError::Failed(_, error)) if is_locked(&error) => {
-            let holder = ask_for_holder(link, queue).await?;
-            return Err(LockError::Taken(holder.unwrap_or_else(|| "somebody else".into())));
+            return Err(LockError::Taken(ask_for_holder(link, queue).await?));
         }
         Err(error) => return Err(error.into()),
     }
