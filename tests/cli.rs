@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
@@ -20,12 +20,14 @@ suite!(Broker:
     publish_leaves_out_the_first_lines_and_keeps_to_a_rate,
     publish_keeps_the_order_of_the_lines,
     publish_that_no_queue_takes_fails_and_says_where_to_go_on,
-    check_is_exit_0_when_all_is_in_place;
+    check_is_exit_0_when_all_is_in_place,
+    healthy_tells_a_relay_that_lives_from_one_that_is_gone;
 NoBroker:
     publish_without_a_broker_is_exit_69_and_names_the_address,
     check_judges_a_sample_of_events_offline,
     explain_tells_why_an_event_is_refused,
     explain_shows_the_whole_way_of_an_event,
+    completions_and_manual_pages_name_every_command,
     help_is_exit_0_for_every_command,
     what_is_not_understood_is_exit_64,
 );
@@ -234,6 +236,58 @@ async fn explain_shows_the_whole_way_of_an_event(_: Context) -> Result<()> {
     Ok(())
 }
 
+async fn healthy_tells_a_relay_that_lives_from_one_that_is_gone(context: Context) -> Result<()> {
+    let mut bed = context.bed().await?;
+    bed.settings.set("admin.listen", "127.0.0.1:0").set("admin.token", "t");
+    let mut relay = bed.launch_relay()?;
+    let line = relay.line_with("the admin port is open", Duration::from_secs(10)).await?;
+    let line: Value = serde_json::from_str(&line)?;
+    let address = line["address"].as_str().context("no address")?.to_owned();
+    let asked = ["--set", &format!("admin.listen={address}"), "healthy"];
+    let (code, out, err) = bed.settings.command(&asked, b"").await?;
+    assert_eq!((code, out.as_str()), (0, "alive\n"), "{err}");
+    let nowhere = format!("http://{address}/nowhere");
+    let (code, _, err) = bed.settings.command(&["healthy", &nowhere], b"").await?;
+    assert!(code == 1 && err.contains("404"), "{code}: {err}");
+    let settings = bed.settings.clone();
+    bed.end(relay).await?;
+    let (code, _, err) = settings.command(&asked, b"").await?;
+    assert!(code == 69 && err.contains("not reached"), "{code}: {err}");
+    let (code, _, err) = process::run(PROGRAM, &["healthy"], &[], b"").await?;
+    assert!(code == 64 && err.contains("admin.listen"), "{code}: {err}");
+    Ok(())
+}
+
+async fn completions_and_manual_pages_name_every_command(_: Context) -> Result<()> {
+    let (_, help, _) = process::run(PROGRAM, &["--help"], &[], b"").await?;
+    let listed = help.split("Commands:").nth(1).and_then(|rest| rest.split("Options:").next());
+    let listed = listed.context("no list of commands")?.lines();
+    let commands: Vec<&str> = listed
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|&command| command != "help")
+        .collect();
+    ensure!(commands.contains(&"run") && commands.len() > 10, "{commands:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, err) = process::run(PROGRAM, &["completions", shell], &[], b"").await?;
+        assert_eq!((code, err.as_str()), (0, ""));
+        for command in &commands {
+            ensure!(script.contains(command), "{shell} completes no {command}");
+        }
+    }
+    let folder = tempfile::tempdir()?;
+    let pages = folder.path().join("man1");
+    let (code, _, err) = process::run(PROGRAM, &["man", pages.to_str().unwrap()], &[], b"").await?;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let page = fs::read_to_string(pages.join("customer-relay.1"))?;
+    ensure!(page.contains("Exit codes: 0 done"), "{page}");
+    for command in &commands {
+        let page = fs::read_to_string(pages.join(format!("customer-relay-{command}.1")))?;
+        ensure!(page.contains(".TH"), "{command}: {page}");
+    }
+    Ok(())
+}
+
 async fn help_is_exit_0_for_every_command(_: Context) -> Result<()> {
     for command in [
         &[][..],
@@ -246,6 +300,9 @@ async fn help_is_exit_0_for_every_command(_: Context) -> Result<()> {
         &["customer", "forget"],
         &["ledger", "migrate"],
         &["config"],
+        &["healthy"],
+        &["completions"],
+        &["man"],
     ] {
         let (code, out, err) =
             process::run(PROGRAM, &[command, &["--help"]].concat(), &[], b"").await?;

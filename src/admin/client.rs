@@ -12,6 +12,9 @@ use super::SHOW_CUSTOMER;
 /// Until the answer must be there.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// The same for a probe: whoever probes waits 5 s, as a rule.
+const PROBE_LIMIT: Duration = Duration::from_secs(4);
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -36,30 +39,43 @@ pub enum AskError {
 /// What a relay knows of a customer: what [`describe`](super::describe) tells. `base` is safe to
 /// send a token to.
 pub async fn ask_for_customer(base: &Url, token: &str, entity_id: &str) -> Result<Value, AskError> {
-    let unreachable = |error: reqwest::Error| {
-        let cause =
-            std::iter::successors(std::error::Error::source(&error), |error| error.source());
-        let text = cause.last().map_or_else(|| error.to_string(), ToString::to_string);
-        AskError::Unreachable(base.clone(), text)
-    };
+    let unreachable = |error| unreachable(base, &error);
     let mut url = base.clone();
     url.set_path(&format!("{}{SHOW_CUSTOMER}", base.path().trim_end_matches('/')));
     let mut shown = HeaderValue::try_from(format!("Bearer {token}"))
         .map_err(|_| AskError::Refused(base.clone()))?;
     shown.set_sensitive(true);
-    let client = Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .timeout(LIMIT)
-        .build()
-        .map_err(unreachable)?;
+    let client = client(LIMIT).map_err(unreachable)?;
     let question = json!({ "entity_id": entity_id }).to_string();
     let asked =
         client.post(url).header(AUTHORIZATION, shown).header(CONTENT_TYPE, "application/json");
     let answer = asked.body(question).send().await.map_err(unreachable)?;
     let (status, body) = (answer.status(), answer.bytes().await.map_err(unreachable)?);
     judge(base, status, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+/// A page that needs no token: its HTTP status and text.
+pub async fn probe(url: &Url) -> Result<(u16, String), AskError> {
+    let unreachable = |error| unreachable(url, &error);
+    let client = client(PROBE_LIMIT).map_err(unreachable)?;
+    let answer = client.get(url.clone()).send().await.map_err(unreachable)?;
+    let status = answer.status().as_u16();
+    Ok((status, answer.text().await.map_err(unreachable)?))
+}
+
+fn client(limit: Duration) -> reqwest::Result<Client> {
+    Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .timeout(limit)
+        .build()
+}
+
+fn unreachable(base: &Url, error: &reqwest::Error) -> AskError {
+    let cause = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    let text = cause.last().map_or_else(|| error.to_string(), ToString::to_string);
+    AskError::Unreachable(base.clone(), text)
 }
 
 fn judge(base: &Url, status: StatusCode, body: Value) -> Result<Value, AskError> {

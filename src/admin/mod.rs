@@ -6,7 +6,7 @@ mod client;
 mod server;
 
 pub use account::{describe, describe_letter};
-pub use client::{AskError, ask_for_customer};
+pub use client::{AskError, ask_for_customer, probe};
 pub use server::{ListenError, Port};
 
 /// Where a customer is asked for: JSON with the `entity_id`, posted, so that it stands in no log.

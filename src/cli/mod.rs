@@ -2,10 +2,12 @@
 
 mod check;
 mod check_ledger;
+mod completions;
 mod config;
 mod customer;
 mod dead;
 mod explain;
+mod healthy;
 mod ledger;
 mod orders;
 mod output;
@@ -81,6 +83,12 @@ enum Command {
     Publish(publish::Args),
     /// Print the effective configuration, secrets masked.
     Config(config::Args),
+    /// Ask whether a relay is alive, as health checks do: exit 0 if its admin port says so.
+    Healthy(healthy::Args),
+    /// Print the completions for a shell.
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages.
+    Man(completions::ManArgs),
 }
 
 /// How a command ends. The numbers are part of the interface.
@@ -150,6 +158,9 @@ fn dispatch(command: Command, sources: &Sources, fields: &[String]) -> anyhow::R
         Command::Topology(args) => topology::topology(&args, &load(&layers, Needs::Broker)?),
         Command::Publish(args) => publish::publish(&args, &load(&layers, Needs::Broker)?),
         Command::Config(args) => config::config(&args, &layers),
+        Command::Healthy(args) => healthy::healthy(&args, &layers),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
     }
 }
 
