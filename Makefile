@@ -5,7 +5,7 @@ LOCKED := --locked
 SEEDS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos cluster-test lint deny check bench simulator clean
+.PHONY: help setup run test chaos cluster-test image image-test validate lint deny sbom check bench simulator clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,15 @@ chaos: setup ## Storms of faults, one a seed, every event accounted for: SEEDS=2
 cluster-test: setup ## A cluster of three, whose leader is killed, frozen and cut off (needs Docker)
 	$(CARGO) test $(LOCKED) --quiet --test cluster
 
+image: ## The container image customer-relay, built by this machine's cargo; prints its size
+	@deploy/image.sh
+
+image-test: setup image ## The image, hardened, against a RabbitMQ container; prints its start time
+	@tests/support/image-test.sh
+
+validate: ## Every file of deploy/, and every script, by a tool that knows its kind
+	@tests/support/validate.sh
+
 lint: ## Format and lints, warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
@@ -33,11 +42,14 @@ lint: ## Format and lints, warnings are errors
 deny: ## Advisories, licences, bans and sources of every dependency
 	@tests/support/deny.sh
 
-check: lint deny test run ## All that CI checks; the cluster test where Docker runs
+sbom: ## What is in the programs, as CycloneDX: target/sbom/
+	@tests/support/sbom.sh
+
+check: lint deny validate test run ## All that CI checks; cluster and image where Docker runs
 	@if timeout 20 docker version >/dev/null 2>&1; then \
-		$(MAKE) --no-print-directory cluster-test; \
+		$(MAKE) --no-print-directory cluster-test image-test; \
 	else \
-		echo "*** cluster test not run: no Docker ***"; \
+		echo "*** cluster test and image test not run: no Docker ***"; \
 	fi
 
 bench: ## The relay against bare loops: events/s, CPU per event, latency, memory
