@@ -104,11 +104,16 @@ check_unit() {
 
 check_yaml() {
     yamllint --strict --config-data '{extends: default, rules: {braces: {max-spaces-inside: 1},
-        document-start: disable, line-length: {max: 110}, comments: {min-spaces-from-content: 1}}}' "$1"
+        document-start: disable, line-length: {max: 130}, comments: {min-spaces-from-content: 1}}}' "$1"
 }
 
-get_python_tools && have_python=1 || { have_python=; missing "the validators from PyPI"; }
-if [ -n "$have_python" ]; then get_kubectl || missing kubectl; fi
+have_python=
+if get_python_tools; then
+    have_python=1
+    get_kubectl || missing kubectl
+else
+    missing "the validators from PyPI"
+fi
 get_promtool || missing promtool
 get_systemd || missing systemd-analyze
 have() { command -v "$1" >/dev/null; }
