@@ -24,6 +24,7 @@ suite!(Broker:
 ManagedBroker:
     without_the_right_to_configure_nothing_is_compared_and_the_relay_works;
 NoBroker:
+    the_definitions_in_deploy_are_what_export_prints,
     show_prints_every_queue_with_its_arguments,
     a_broker_that_is_not_there_is_exit_69,
 );
@@ -88,6 +89,16 @@ async fn show_prints_every_queue_with_its_arguments(_: Context) -> Result<()> {
     for queue in queues {
         assert!(text.contains(queue["name"].as_str().unwrap()), "{queue}");
     }
+    Ok(())
+}
+
+async fn the_definitions_in_deploy_are_what_export_prints(_: Context) -> Result<()> {
+    let (code, out, err) = process::run(PROGRAM, &["topology", "export"], &[], b"").await?;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let export: Value = serde_json::from_str(&out)?;
+    let definitions: Value =
+        serde_json::from_str(include_str!("../deploy/rabbitmq/definitions.json"))?;
+    assert_eq!(definitions, export, "topology export > deploy/rabbitmq/definitions.json");
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Runs the image as it will be run: not as root, on a read-only file system, without capabilities.
 # A RabbitMQ container, the image's simulator, the image's relay; the image's own `publish`; the
-# events must be applied at the simulator, SIGTERM must end the relay orderly, and a restart must
-# find its ledger. Prints the size, and the time from `docker run` to the first call.
+# events must be applied at the simulator, SIGTERM must end the relay orderly, and a second one must
+# find the ledger. The broker is set up by the files of deploy/rabbitmq: its definitions, and users who
+# may do nothing but what they need; the second relay may not even declare. Prints the size, and the time from `docker run` to the first call.
 #
 #   image-test.sh [IMAGE]
 set -eu
@@ -10,6 +11,7 @@ set -eu
 image=${1:-customer-relay}
 broker=rabbitmq:4-management
 name=customer-relay-image-test-$$
+rabbitmq=$(cd "$(dirname "$0")/../../deploy/rabbitmq" && pwd)
 events=40
 scratch=$(mktemp -d)
 
@@ -59,8 +61,6 @@ printf demo-token >"$scratch/token"
 printf demo-secret >"$scratch/secret_key"
 printf demo-admin >"$scratch/admin_token"
 cat >"$scratch/relay.toml" <<END
-[broker]
-url = "amqp://guest:guest@$name-broker:5672/%2f"
 [portal]
 base_url = "http://127.0.0.1:8080"
 token_file = "/secrets/token"
@@ -68,6 +68,12 @@ secret_key_file = "/secrets/secret_key"
 [admin]
 token_file = "/secrets/admin_token"
 END
+mkdir "$scratch/passwords"
+for user_name in relay relay-check crm; do
+    printf %s "of-$user_name" >"$scratch/passwords/$user_name"
+done
+# USER: the broker for this one.
+broker_of() { echo "CUSTOMER_RELAY__BROKER__URL=amqp://$1:of-$1@$name-broker:5672/%2f"; }
 for n in $(seq "$events"); do
     echo "{\"entity_id\":\"C$n\",\"city\":\"Kochi\"}"
 done >"$scratch/events.jsonl"
@@ -76,23 +82,26 @@ secrets="--volume $scratch:/secrets:ro --env CUSTOMER_RELAY_CONFIG=/secrets/rela
 
 docker network create "$name" >/dev/null
 docker volume create "$name" >/dev/null
-docker run --detach --name "$name-broker" --network "$name" "$broker" >/dev/null
+docker run --detach --name "$name-broker" --network "$name" --volume "$rabbitmq:/set-up:ro" \
+    --volume "$scratch/passwords:/passwords:ro" "$broker" >/dev/null
 run_image portal --detach --network "$name" --entrypoint portal-simulator "$image" >/dev/null
 wait_for 120 "the broker" told_by broker 'Server startup complete'
 
 # The queues first, so that the events are there before the relay is.
+docker exec "$name-broker" rabbitmqctl -q import_definitions /set-up/definitions.json >/dev/null
+docker exec "$name-broker" /set-up/set-up.sh /passwords
 # shellcheck disable=SC2086 # several words
-run_image once --rm --network "$name" $secrets "$image" topology apply >/dev/null
-# shellcheck disable=SC2086
-run_image once --rm --network "$name" $secrets "$image" publish /secrets/events.jsonl
+run_image once --rm --network "$name" $secrets --env "$(broker_of crm)" "$image" publish /secrets/events.jsonl
 
+# USER DECLARE
 start_relay() {
     # shellcheck disable=SC2086
     run_image relay --detach --network "container:$name-portal" $secrets \
-        --volume "$name:/var/lib/customer-relay" "$image" >/dev/null
+        --volume "$name:/var/lib/customer-relay" --env "$(broker_of "$1")" \
+        --env "CUSTOMER_RELAY__BROKER__DECLARE=$2" "$image" >/dev/null
 }
 start=$(milliseconds)
-start_relay
+start_relay relay apply
 wait_for 60 "the last applied event" has_applied "$events"
 first=$(($(first_call) - start))
 wait_for 60 "the health check" is_healthy relay
@@ -103,11 +112,13 @@ code=$(docker inspect --format '{{.State.ExitCode}}' "$name-relay")
 docker rm "$name-relay" >/dev/null
 
 # A new container with the same volume: the ledger is the one that the queue is fenced by.
-start_relay
-wait_for 60 "the second relay" is_healthy relay
+start_relay relay-check check
 # shellcheck disable=SC2086
-run_image once --rm --network "container:$name-portal" $secrets --volume "$name:/var/lib/customer-relay" \
-    "$image" customer show C1 >"$scratch/shown" || fail "the ledger is not in the volume."
+run_image once --rm --network "$name" $secrets --env "$(broker_of crm)" "$image" publish /secrets/events.jsonl
+wait_for 60 "the second relay's last applied event" has_applied $((2 * events))
+# shellcheck disable=SC2086
+run_image once --rm --network "container:$name-portal" $secrets --env "$(broker_of relay)" \
+    --volume "$name:/var/lib/customer-relay" "$image" customer show C1 >"$scratch/shown" || fail "the ledger is not in the volume."
 grep -q '^city' "$scratch/shown" || fail "the ledger does not know C1's city."
 
 bytes=$(docker image inspect --format '{{.Size}}' "$image")
