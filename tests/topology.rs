@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Context, suite};
 use crate::support::bed::Bed;
+use crate::support::process;
+use crate::support::relay::PROGRAM;
 
 suite!(Broker:
     what_is_missing_is_named_then_declared_then_in_order,
@@ -67,9 +69,7 @@ async fn what_is_missing_is_named_then_declared_then_in_order(context: Context) 
 }
 
 async fn show_prints_every_queue_with_its_arguments(_: Context) -> Result<()> {
-    let run = |args: &'static [&'static str]| {
-        crate::support::process::run(crate::support::relay::PROGRAM, args, &[], b"")
-    };
+    let run = |args: &'static [&'static str]| process::run(PROGRAM, args, &[], b"");
     let (code, out, _) = run(&["topology", "show", "--json"]).await?;
     assert_eq!(code, 0);
     let shown: Value = serde_json::from_str(&out)?;
