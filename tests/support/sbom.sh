@@ -1,6 +1,6 @@
 #!/bin/sh
 # Writes what goes into each program, crate by crate with version, licence and checksum, as CycloneDX:
-# target/sbom/. cargo-cyclonedx comes from crates.io where it is not installed (a minute or two); the
+# target/sbom/. cargo-cyclonedx comes from crates.io where it is not installed (some minutes); the
 # rest is read from Cargo.lock and cargo's own downloads.
 set -eu
 
