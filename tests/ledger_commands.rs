@@ -13,8 +13,8 @@ use customer_relay::domain::version::{OrderBy, Place, Version};
 use customer_relay::ledger::{Change, Committed, Ledger, Store, Target};
 use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
-use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::options::QueueBindOptions;
+use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
 use crate::harness::{Context, suite};
@@ -208,18 +208,6 @@ async fn a_standby_serves_the_admin_port_too(context: Context) -> Result<()> {
     bed.end(standby).await.map(drop)
 }
 
-/// As operators may have made it.
-async fn declare_archive(bed: &Bed) -> Result<String> {
-    let archive = bed.queue("archive");
-    let channel = bed.queues.new_channel().await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(100_000));
-    let options = QueueDeclareOptions::durable();
-    channel.queue_declare(archive.as_str().into(), options, arguments).await?;
-    Ok(archive)
-}
-
 async fn a_forgotten_customer_is_gone_and_others_dead_letters_keep_their_order(
     context: Context,
 ) -> Result<()> {
@@ -236,7 +224,7 @@ async fn a_forgotten_customer_is_gone_and_others_dead_letters_keep_their_order(
     bed.publish(&foreign).await?;
     bed.publish_as(BasicProperties::default(), b"no event at all, GONE").await?;
     bed.queues.holds(&bed.queue("dead"), 7, LIMIT).await?;
-    let archive = declare_archive(&bed).await?;
+    let archive = bed.queue("archive");
     for customer in ["GONE", "STAYS"] {
         let event = bed.event("e-archived", customer, &json!({"city": "Kochi"}));
         bed.queues.publish("", &archive, structured(), event.to_string().as_bytes()).await?;
@@ -263,8 +251,6 @@ async fn a_forgotten_customer_is_gone_and_others_dead_letters_keep_their_order(
     let left: Vec<String> = left.into_iter().map(|taken| event_id(&taken.body)).collect();
     assert_eq!(left, ["e0", "e2", "e4", "no event"]);
     assert_eq!(bed.queues.take_all(&archive).await?.len(), 1);
-    let channel = bed.queues.new_channel().await?;
-    channel.queue_delete(archive.as_str().into(), QueueDeleteOptions::default()).await?;
     bed.publish(&bed.event("e-again", "GONE", &json!({"city": "Kochi"}))).await?;
     bed.applied("GONE", 2).await?;
     bed.end(relay).await.map(drop)

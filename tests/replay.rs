@@ -1,4 +1,5 @@
 //! Dead letters put back: what is newer stays, each has its effect once, and a few go first.
+//! `TEST_LONG=1` puts 10,000 back.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::support::bed::{Bed, LIMIT};
 use crate::support::eventually;
 use crate::support::process::Process;
 use crate::support::relay::{self, PROGRAM};
+use crate::support::traffic::is_long;
 
 suite!(Broker:
     a_replay_leaves_newer_data_alone_and_says_so_before,
@@ -156,15 +158,15 @@ async fn too_many_failures_stop_a_replay(context: Context) -> Result<()> {
 async fn a_replay_that_was_killed_goes_on_and_each_letter_is_applied_once(
     context: Context,
 ) -> Result<()> {
-    const LETTERS: usize = 10_000;
+    let letters_count = if is_long() { 10_000 } else { 2_000 };
     let mut bed = context.bed().await?;
     bed.settings.set("log.filter", "warn,lapin=off").set("worker.merge", "false");
     let relay = bed.launch_relay()?;
-    let events: Vec<Value> = (0..LETTERS).map(|n| bad(&bed, n)).collect();
+    let events: Vec<Value> = (0..letters_count).map(|n| bad(&bed, n)).collect();
     bed.declare().await?;
     bed.queues.publish_events(&bed.exchange(), &events).await?;
     let (dead, work) = (bed.queue("dead"), bed.queue("work"));
-    bed.queues.holds(&dead, u32::try_from(LETTERS)?, Duration::from_mins(2)).await?;
+    bed.queues.holds(&dead, u32::try_from(letters_count)?, Duration::from_mins(2)).await?;
     relay::stop(relay).await?;
     bed.settings.set("fields.state_spaces", "squeeze");
     let relay = bed.launch_relay()?;
@@ -176,7 +178,7 @@ async fn a_replay_that_was_killed_goes_on_and_each_letter_is_applied_once(
     let applied =
         async || anyhow::Ok(bed.simulator.stats().await?["applied"].as_u64().unwrap_or(0));
     eventually("half of it", Duration::from_mins(2), || async {
-        Ok((applied().await? > LETTERS as u64 / 2).then_some(()))
+        Ok((applied().await? > letters_count as u64 / 2).then_some(()))
     })
     .await?;
     first.kill().await?;
@@ -189,14 +191,14 @@ async fn a_replay_that_was_killed_goes_on_and_each_letter_is_applied_once(
     let resume = ["dead", "replay", "--plan", &plan, "--yes", "--rate", "500", "--wait"];
     let replayed = told(&bed, &resume).await?;
     println!(
-        "{LETTERS} letters, killed after {killed_after}, gone on with {}: {:.1} s",
+        "{letters_count} letters, killed after {killed_after}, gone on with {}: {:.1} s",
         replayed["put_back"],
         began.elapsed().as_secs_f64()
     );
     assert_eq!((&replayed["left"], &replayed["pending"]), (&json!(0), &json!(0)), "{replayed}");
     let ended = ["applied", "superseded"].map(|end| replayed[end].as_u64().unwrap_or(0));
-    assert_eq!(ended.iter().sum::<u64>(), LETTERS as u64, "{replayed}");
-    assert_eq!(applied().await?, LETTERS as u64, "each applied once");
+    assert_eq!(ended.iter().sum::<u64>(), letters_count as u64, "{replayed}");
+    assert_eq!(applied().await?, letters_count as u64, "each applied once");
     bed.queues.holds(&work, 0, LIMIT).await?;
     bed.end(relay).await.map(drop)
 }

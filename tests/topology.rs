@@ -45,7 +45,7 @@ fn states(findings: &[(String, String)]) -> BTreeSet<&str> {
 }
 
 /// Exchange, five tiers, work, dead, four small queues, binding.
-const PARTS: usize = 13;
+const PARTS: usize = 14;
 
 async fn what_is_missing_is_named_then_declared_then_in_order(context: Context) -> Result<()> {
     let bed = context.bed().await?;

@@ -27,10 +27,10 @@ user() {
     user relay '^(customer-relay\..*|crm\.events)$' '^(customer-relay\..*|amq\.default)$' \
         '^(customer-relay\..*|crm\.events)$'
 
-# With broker.declare = "check": makes nothing but the lock of the one active relay, a queue that goes
-# with its connection. Without that right (^$) it says at start that nothing keeps a second one out.
+# With broker.declare = "check": makes nothing but the locks of the one active relay and of whoever looks
+# through the dead letters, queues that go with their connections. Without that right (^$) it says at start that nothing keeps a second one out.
 [ ! -e "$folder/relay-check" ] ||
-    user relay-check '^customer-relay\.active$' '^amq\.default$' '^customer-relay\..*$'
+    user relay-check '^customer-relay\.(active|scan)$' '^amq\.default$' '^customer-relay\..*$'
 
 # The CRM publishes to its exchange, and makes it.
 [ ! -e "$folder/crm" ] || user crm '^crm\.events$' '^crm\.events$' '^$'

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry::metrics::noop::NoopMeterProvider;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, SpanExporter};
 use opentelemetry_sdk::Resource;
@@ -92,7 +93,8 @@ impl Signals {
 #[derive(Debug)]
 pub struct Exporters {
     traces: Option<SdkTracerProvider>,
-    metrics: SdkMeterProvider,
+    /// None where nobody reads them.
+    metrics: Option<SdkMeterProvider>,
     pub(super) logs: Option<SdkLoggerProvider>,
     exposition: Option<Exposition>,
 }
@@ -128,7 +130,7 @@ impl Exporters {
         Ok(Exporters {
             traces: signals.traces.then(traces).transpose()?,
             logs: signals.logs.then(logs).transpose()?,
-            metrics: metrics.build(),
+            metrics: (signals.metrics || serves_prometheus).then(|| metrics.build()),
             exposition: exposition.map(Exposition),
         })
     }
@@ -136,7 +138,11 @@ impl Exporters {
     /// What the worker tells of itself. Gauges are read from `health`.
     pub fn telemetry(&self, work_queue: &str, publisher: PublisherTrace) -> Telemetry {
         let health = Arc::<Health>::default();
-        let metrics = Metrics::new(&self.metrics.meter(SCOPE), work_queue, &health);
+        let meter = match &self.metrics {
+            Some(metrics) => metrics.meter(SCOPE),
+            None => NoopMeterProvider::new().meter(SCOPE),
+        };
+        let metrics = Metrics::new(&meter, work_queue, &health);
         let tracer = self.traces.as_ref().map(|traces| traces.tracer(SCOPE));
         Telemetry {
             metrics: Arc::new(metrics),
@@ -156,7 +162,9 @@ impl Exporters {
         if let Some(traces) = self.traces {
             note("traces", traces.shutdown_with_timeout(FLUSH_LIMIT));
         }
-        note("metrics", self.metrics.shutdown_with_timeout(FLUSH_LIMIT));
+        if let Some(metrics) = self.metrics {
+            note("metrics", metrics.shutdown_with_timeout(FLUSH_LIMIT));
+        }
         if let Some(logs) = self.logs {
             note("logs", logs.shutdown_with_timeout(FLUSH_LIMIT));
         }
