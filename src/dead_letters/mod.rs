@@ -11,6 +11,7 @@ mod keep;
 mod office;
 mod plan;
 mod replay;
+mod run;
 
 pub use advice::{advice, hint};
 pub use edit::{Edited, Wish};

@@ -2,17 +2,15 @@
 //! too many have failed. Publish, confirm, then ack, one at a time: a kill leaves one copy at most,
 //! and its replay id keeps that from having an effect.
 
-use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::inspect::as_replayed;
 use super::office::Office;
 use super::plan::Plan;
-use crate::amqp::{Message, Publisher, Scan};
+use super::run::Run;
+use crate::amqp::{Publisher, Scan};
 use crate::clock;
-use crate::domain::history::History;
 use crate::ledger::{Note, ReplayCount};
 
 /// How fast, and how far.
@@ -77,13 +75,8 @@ impl Replayed {
     }
 }
 
-/// Sizes of the canary, one after the other.
-const CANARY: [usize; 2] = [1, 10];
-/// The first rate is such a part of the wanted one, and doubles.
-const FIRST_PART: u32 = 16;
-const DOUBLES_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at what has ended.
-const LOOK: Duration = Duration::from_millis(250);
+pub(super) const LOOK: Duration = Duration::from_millis(250);
 /// So many must have ended before their failures say anything.
 const ENOUGH: u64 = 10;
 /// While more messages than this wait for a relay, no more are put back.
@@ -271,96 +264,4 @@ enum Round {
     Over,
     /// There is more, but what was looked at has to go back first.
     Again,
-}
-
-/// A replay under way.
-struct Run<'a> {
-    plan: &'a Plan,
-    limits: Limits,
-    remaining: HashSet<Uuid>,
-    put_back: u64,
-    /// Put back, and still in the index.
-    gone: Vec<Uuid>,
-    /// The replays that must end well before the next ones follow.
-    canary: Vec<Uuid>,
-    canaries: std::slice::Iter<'static, usize>,
-    size: Option<usize>,
-    began: Instant,
-    next: tokio::time::Instant,
-    looked: Instant,
-    stopped: Option<Stopped>,
-}
-
-impl Run<'_> {
-    fn new(plan: &Plan, limits: Limits) -> Run<'_> {
-        let sizes: &'static [usize] = if limits.has_canary { &CANARY } else { &[] };
-        let mut canaries = sizes.iter();
-        let size = canaries.next().copied();
-        let now = clock::instant();
-        Run {
-            plan,
-            limits,
-            remaining: plan.set(),
-            put_back: 0,
-            gone: Vec::new(),
-            canary: Vec::new(),
-            canaries,
-            size,
-            began: now,
-            next: now.into(),
-            looked: now,
-            stopped: None,
-        }
-    }
-
-    fn history(&self, message: &Message, letter: Uuid) -> History {
-        let now = clock::now();
-        let history = message.history(now).unwrap_or_else(|_| History::new(now));
-        let replay_id = Some(self.plan.replay_id(letter));
-        History { replay_id, ..as_replayed(&history, self.plan.forces) }
-    }
-
-    fn note_sent(&mut self, letter: Uuid) {
-        self.remaining.remove(&letter);
-        self.put_back += 1;
-        self.gone.push(letter);
-        if self.size.is_some() {
-            self.canary.push(self.plan.replay_id(letter));
-        }
-    }
-
-    /// Whether as many are under way as are to go first, or all there are.
-    fn canary_is_out(&mut self) -> bool {
-        let is_out = self.size.is_some_and(|size| self.canary.len() >= size);
-        if is_out {
-            self.size = self.canaries.next().copied();
-        }
-        is_out
-    }
-
-    /// Waits until it is the next one's turn.
-    async fn keep_pace(&mut self) {
-        let now = clock::instant();
-        if self.size.is_some() {
-            // The ramp begins behind the canary.
-            (self.began, self.next) = (now, now.into());
-            return;
-        }
-        tokio::time::sleep_until(self.next).await;
-        let doublings = self.began.elapsed().as_secs() / DOUBLES_EVERY.as_secs();
-        let first = (self.limits.rate / FIRST_PART).max(1);
-        let factor = u32::try_from(1_u64 << doublings.min(20)).unwrap_or(u32::MAX);
-        let rate = first.saturating_mul(factor).min(self.limits.rate).max(1);
-        // What was late is caught up with, as far as one look's worth.
-        let earliest = tokio::time::Instant::from(clock::instant()) - LOOK;
-        self.next = self.next.max(earliest) + Duration::from_secs(1) / rate;
-    }
-
-    fn is_time_to_look(&mut self) -> bool {
-        let is_time = self.put_back == 0 || self.looked.elapsed() > LOOK;
-        if is_time {
-            self.looked = clock::instant();
-        }
-        is_time
-    }
 }

@@ -2,9 +2,11 @@
 //! asks first, is written down, and can be tried out.
 
 mod change;
+mod edit;
 mod look;
 mod replay;
 mod select;
+mod show;
 
 use super::{Exit, Usage, block_on, output};
 use crate::config::Config;
@@ -18,13 +20,13 @@ pub(super) enum Verb {
     /// List dead letters, oldest first.
     List(look::ListArgs),
     /// Show one dead letter: its event, its past, and what would become of it now.
-    Show(look::ShowArgs),
+    Show(show::ShowArgs),
     /// Live view: how many there are, of which groups.
     Watch(look::WatchArgs),
     /// Put dead letters back into the work queue, a few first, then more and more.
     Replay(replay::Args),
     /// Give dead letters other values; the originals go to the archive.
-    Edit(change::EditArgs),
+    Edit(edit::EditArgs),
     /// Lay dead letters aside, into the archive: nothing is deleted.
     Archive(change::MoveArgs),
     /// Lay archived letters back; the original of an edited letter takes its place.
@@ -60,7 +62,7 @@ pub(super) fn dead(
     operator: &Operator,
     fields: &[String],
 ) -> anyhow::Result<Exit> {
-    let set = change::settings(fields)?;
+    let set = edit::settings(fields)?;
     block_on(config, async {
         let office = Office::open(config, &operator.name).await?;
         let done = act(verb, &office, operator, &set).await;
@@ -78,10 +80,10 @@ async fn act(
     match verb {
         Verb::Groups(args) => look::groups(args, office).await,
         Verb::List(args) => look::list(args, office).await,
-        Verb::Show(args) => look::show(args, office).await,
+        Verb::Show(args) => show::show(args, office).await,
         Verb::Watch(args) => look::watch(args, office).await,
         Verb::Replay(args) => replay::replay(args, office).await,
-        Verb::Edit(args) => change::edit(args, office, set, operator.editor.as_deref()).await,
+        Verb::Edit(args) => edit::edit(args, office, set, operator.editor.as_deref()).await,
         Verb::Archive(args) => change::archive(args, office).await,
         Verb::Restore(args) => change::restore(args, office).await,
         Verb::Export(args) => change::export(args, office).await,
