@@ -85,27 +85,13 @@ impl Queues {
 
     /// Publishes many structured events to an exchange, as the CRM would.
     pub async fn publish_events(&self, exchange: &str, events: &[Value]) -> Result<()> {
-        let mut confirms = Vec::new();
-        for event in events {
+        let messages = events.iter().map(|event| {
             let properties = BasicProperties::default()
                 .with_content_type("application/cloudevents+json".into())
                 .with_delivery_mode(2);
-            let options = BasicPublishOptions::default();
-            let body = event.to_string();
-            let (exchange, key) = (exchange.into(), "customer.updated".into());
-            let publish =
-                self.channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
-            confirms.push(publish.await?);
-            if confirms.len() == 500 {
-                for confirm in confirms.drain(..) {
-                    ensure!(confirm.await?.is_ack(), "not confirmed");
-                }
-            }
-        }
-        for confirm in confirms {
-            ensure!(confirm.await?.is_ack(), "not confirmed");
-        }
-        Ok(())
+            (properties, event.to_string().into_bytes())
+        });
+        self.publish_all(exchange, "customer.updated", messages).await
     }
 
     /// Publishes many messages straight to a queue.
@@ -114,11 +100,20 @@ impl Queues {
         queue: &str,
         messages: impl Iterator<Item = (BasicProperties, Vec<u8>)>,
     ) -> Result<()> {
+        self.publish_all("", queue, messages).await
+    }
+
+    async fn publish_all(
+        &self,
+        exchange: &str,
+        key: &str,
+        messages: impl Iterator<Item = (BasicProperties, Vec<u8>)>,
+    ) -> Result<()> {
         let mut confirms = Vec::new();
         for (properties, body) in messages {
             let options = BasicPublishOptions::default();
             let publish =
-                self.channel.basic_publish("".into(), queue.into(), options, &body, properties);
+                self.channel.basic_publish(exchange.into(), key.into(), options, &body, properties);
             confirms.push(publish.await?);
             if confirms.len() == 500 {
                 for confirm in confirms.drain(..) {
