@@ -250,6 +250,7 @@ async fn healthy_tells_a_relay_that_lives_from_one_that_is_gone(context: Context
     let (code, _, err) = bed.settings.command(&["healthy", &nowhere], b"").await?;
     assert!(code == 1 && err.contains("404"), "{code}: {err}");
     let settings = bed.settings.clone();
+    relay.line_with("\"consuming\"", Duration::from_secs(30)).await?;
     bed.end(relay).await?;
     let (code, _, err) = settings.command(&asked, b"").await?;
     assert!(code == 69 && err.contains("not reached"), "{code}: {err}");

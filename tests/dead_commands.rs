@@ -359,10 +359,16 @@ async fn very_many_letters_are_looked_through_in_seconds(context: Context) -> Re
         }
     }
     bed.queues.holds(&dead, u32::try_from(count + 1)?, LIMIT).await?;
-    for (n, taken) in bed.queues.take_all(&dead).await?.iter().take(count).enumerate() {
-        let event: Value = serde_json::from_slice(&taken.body)?;
-        ensure!(event["id"] == format!("e{n}"), "the order has changed at {n}");
-    }
+    let left = bed.queues.take_all(&dead).await?;
+    let left =
+        left.iter().map(|taken| Ok(serde_json::from_slice::<Value>(&taken.body)?["id"].clone()));
+    let left = left.collect::<Result<Vec<Value>>>()?;
+    let moved = (0..count).find(|n| left[*n] != format!("e{n}"));
+    ensure!(
+        moved.is_none(),
+        "the order has changed at {moved:?}: {:?}",
+        &left[moved.unwrap_or(0)..][..5]
+    );
     bed.finish().await
 }
 

@@ -364,11 +364,14 @@ async fn a_merged_call_that_is_refused_is_taken_apart_and_one_bad_event_is_a_dea
     let head = at(&bed, "head", EARLY, "C1", &json!({"pincode": "682308"}));
     let values =
         [json!({"city": "Kochi"}), json!({"address": "12/4 MG"}), json!({"state": "Kerala"})];
-    let mut events = vec![head];
-    for (n, fields) in values.iter().enumerate() {
-        events.push(at(&bed, &format!("e{n}"), times[n], "C1", fields));
-    }
-    bed.queues.publish_events(&bed.exchange(), &events).await?;
+    bed.publish(&head).await?;
+    eventually("the first call", LIMIT, || async {
+        Ok((bed.simulator.stats().await?["in_flight"] == 1).then_some(()))
+    })
+    .await?;
+    let events = values.iter().enumerate();
+    let events = events.map(|(n, fields)| at(&bed, &format!("e{n}"), times[n], "C1", fields));
+    bed.queues.publish_events(&bed.exchange(), &events.collect::<Vec<_>>()).await?;
     let dead = bed.dead_letter().await?;
     assert_eq!(dead.properties.message_id().as_ref(), None);
     let body: Value = serde_json::from_slice(&dead.body)?;

@@ -266,6 +266,9 @@ async fn a_plan_is_what_was_seen_whatever_comes_after(context: Context) -> Resul
     told(&bed, &["dead", "replay", "--all", "--dry-run", "--save", &plan]).await?;
     bury(&bed, &[bad(&bed, 1)]).await?;
     let relay = healed(&mut bed, relay).await?;
+    let foreseen = told(&bed, &["dead", "replay", "--plan", &plan, "--dry-run"]).await?;
+    assert_eq!(foreseen["verdicts"], json!({"would-be-sent": 1}));
+    bed.queues.holds(&bed.queue("dead"), 2, LIMIT).await?;
     let done = told(&bed, &["dead", "replay", "--plan", &plan, "--yes", "--wait"]).await?;
     assert_eq!((&done["letters"], &done["applied"]), (&json!(1), &json!(1)));
     assert_eq!(told(&bed, &["dead", "list"]).await?["found"], 1);

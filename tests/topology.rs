@@ -44,7 +44,7 @@ fn states(findings: &[(String, String)]) -> BTreeSet<&str> {
     findings.iter().map(|(_, state)| state.as_str()).collect()
 }
 
-/// Exchange, five tiers, work, dead, four small queues, binding.
+/// Exchange, five tiers, work, dead, archive, four small queues, binding.
 const PARTS: usize = 14;
 
 async fn what_is_missing_is_named_then_declared_then_in_order(context: Context) -> Result<()> {
@@ -75,7 +75,7 @@ async fn show_prints_every_queue_with_its_arguments(_: Context) -> Result<()> {
     let shown: Value = serde_json::from_str(&out)?;
     let queues = shown["queues"].as_array().unwrap();
     let queue = |name: &str| queues.iter().find(|queue| queue["name"] == name).unwrap();
-    assert_eq!(queues.len(), 34, "work, dead, four small ones and 28 tiers");
+    assert_eq!(queues.len(), 35, "work, dead, archive, four small ones and 28 tiers");
     let work = &queue("customer-relay.work")["arguments"];
     assert_eq!(work["x-delivery-limit"], 20);
     assert_eq!(work["x-dead-letter-routing-key"], "customer-relay.dead");

@@ -107,8 +107,10 @@ impl<'a> Scan<'a> {
     }
 
     /// Ends the walk, once what was not erased is back in its place: the broker puts it back after
-    /// the channel is gone, and whoever looks before that finds less.
-    pub async fn end(self) -> Result<(), AmqpError> {
+    /// the channel is gone, and whoever looks before that finds less. What the walk has not come to
+    /// is taken in hand too: left behind full hands, it would come back first.
+    pub async fn end(mut self) -> Result<(), AmqpError> {
+        while self.next().await?.is_some() {}
         if self.erased > 0 {
             flush_acks(&self.channel, self.link.limit).await?;
         }

@@ -94,7 +94,7 @@ impl Office<'_> {
         limits: Limits,
         says: impl Fn(u64),
     ) -> anyhow::Result<Replayed> {
-        let mut run = Run::new(plan, limits);
+        let mut run = Run::new(plan, limits, self.ends(plan).await?);
         let publisher = Publisher::new(self.config.broker.broker.clone(), 1);
         let carried = loop {
             match self.carry(&mut run, &publisher, &says).await {
@@ -207,7 +207,7 @@ impl Office<'_> {
         while self.depth(&work).await? > MOST_WAITING {
             tokio::time::sleep(LOOK).await;
         }
-        let (ended, failed) = self.ends(run.plan).await?;
+        let (ended, failed) = run.own_ends(self.ends(run.plan).await?);
         if ended >= ENOUGH && exceeds(failed, ended, run.limits.max_failure_rate) {
             run.stopped = Some(Stopped::TooManyDied { ended, failed });
         }
@@ -229,7 +229,7 @@ impl Office<'_> {
                 tokio::time::sleep(LOOK).await;
             }
         }
-        let (ended, failed) = self.ends(run.plan).await?;
+        let (ended, failed) = run.own_ends(self.ends(run.plan).await?);
         if exceeds(failed, ended, run.limits.max_failure_rate) {
             run.stopped = Some(Stopped::CanaryDied { of, failed });
         }

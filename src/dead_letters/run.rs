@@ -34,10 +34,12 @@ pub(super) struct Run<'a> {
     next: tokio::time::Instant,
     looked: Instant,
     pub(super) stopped: Option<Stopped>,
+    /// Of the plan, ended and dead again before this run.
+    before: (u64, u64),
 }
 
 impl Run<'_> {
-    pub(super) fn new(plan: &Plan, limits: Limits) -> Run<'_> {
+    pub(super) fn new(plan: &Plan, limits: Limits, before: (u64, u64)) -> Run<'_> {
         let sizes: &'static [usize] = if limits.has_canary { &CANARY } else { &[] };
         let mut canaries = sizes.iter();
         let size = canaries.next().copied();
@@ -55,7 +57,13 @@ impl Run<'_> {
             next: now.into(),
             looked: now,
             stopped: None,
+            before,
         }
+    }
+
+    /// Of all that has ended of the plan, what ended in this run; how many failed, likewise.
+    pub(super) fn own_ends(&self, (ended, failed): (u64, u64)) -> (u64, u64) {
+        (ended.saturating_sub(self.before.0), failed.saturating_sub(self.before.1))
     }
 
     pub(super) fn history(&self, message: &Message, letter: Uuid) -> History {

@@ -1,6 +1,6 @@
 //! `dead replay`: freeze the selection, look what would become of it, ask, and put it back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,7 +75,13 @@ pub(super) async fn replay(args: &Args, office: &Office<'_>) -> anyhow::Result<E
         );
     }
     let (plan, file) = match &args.plan {
-        Some(file) => (Plan::load(file, &office.queue(), clock::now())?, file.clone()),
+        Some(file) => {
+            let plan = Plan::load(file, &office.queue(), clock::now())?;
+            if args.dry_run {
+                return preview(args, office, &plan).await;
+            }
+            (plan, file.clone())
+        }
         None => match prepare(args, office).await? {
             Prepared::Go(plan, file) => (plan, file),
             Prepared::Over(exit) => return Ok(exit),
@@ -107,12 +113,30 @@ enum Prepared {
     Over(Exit),
 }
 
+type Foreseen = Vec<(Letter, Outlook)>;
+
+async fn foresee(
+    office: &Office<'_>,
+    ids: &HashSet<Uuid>,
+    forces: bool,
+) -> anyhow::Result<Foreseen> {
+    let bar = output::bar(ids.len() as u64, "{wide_bar} {human_pos}/{human_len} letters read");
+    let foreseen = office.foresee(ids, forces, |count| bar.set_position(count)).await;
+    bar.finish_and_clear();
+    foreseen
+}
+
+/// What would become of a plan that was made before.
+async fn preview(args: &Args, office: &Office<'_>, plan: &Plan) -> anyhow::Result<Exit> {
+    let foreseen = foresee(office, &plan.set(), plan.forces).await?;
+    let preview = Preview::of(&foreseen, plan.letters.len(), plan, office);
+    preview.tell(&foreseen, args.json)?;
+    Ok(Exit::Done)
+}
+
 async fn prepare(args: &Args, office: &Office<'_>) -> anyhow::Result<Prepared> {
     let ids = args.selection.ids(office, args.all).await?;
-    let bar = output::bar(ids.len() as u64, "{wide_bar} {human_pos}/{human_len} letters read");
-    let foreseen = office.foresee(&ids, args.force, |count| bar.set_position(count)).await;
-    bar.finish_and_clear();
-    let foreseen = foreseen?;
+    let foreseen = foresee(office, &ids, args.force).await?;
     let chosen =
         foreseen.iter().filter(|(_, outlook)| !(args.only_fixable && outlook.is_hopeless()));
     let letters: Vec<Uuid> = chosen.map(|(letter, _)| letter.id).collect();
@@ -124,11 +148,7 @@ async fn prepare(args: &Args, office: &Office<'_>) -> anyhow::Result<Prepared> {
         if let Some(file) = &file {
             plan.save(file)?;
         }
-        if args.json {
-            output::print_json(&preview.to_json(&foreseen))?;
-        } else {
-            output::print(&preview.to_text(&foreseen))?;
-        }
+        preview.tell(&foreseen, args.json)?;
         return Ok(Prepared::Over(Exit::Done));
     }
     if plan.letters.is_empty() {
@@ -142,7 +162,7 @@ async fn prepare(args: &Args, office: &Office<'_>) -> anyhow::Result<Prepared> {
         return Ok(Prepared::Over(unchanged("nothing was put back")));
     }
     let file = file.unwrap_or_else(|| PathBuf::from(format!("replay-{}.json", plan.id)));
-    plan.save(&file)?;
+    plan.save(&file).context("nothing was put back; --save names another file")?;
     Ok(Prepared::Go(plan, file))
 }
 
@@ -169,6 +189,14 @@ impl Preview {
         let unfenced = foreseen.iter().filter(|(letter, _)| office.is_unfenced(letter)).count();
         let lacks_ledger = office.lacks_ledger().map(str::to_owned);
         Preview { asked, chosen: plan.letters.len(), verdicts, unfenced, lacks_ledger }
+    }
+
+    fn tell(&self, foreseen: &[(Letter, Outlook)], as_json: bool) -> std::io::Result<()> {
+        if as_json {
+            output::print_json(&self.to_json(foreseen))
+        } else {
+            output::print(&self.to_text(foreseen))
+        }
     }
 
     fn to_json(&self, foreseen: &[(Letter, Outlook)]) -> Value {
