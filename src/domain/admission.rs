@@ -87,13 +87,13 @@ pub fn admit(
         }
         Err(fault) => return Err(Verdict::undecodable(&fault, history).into()),
     };
-    let name = name(&event, envelope);
-    let refused =
-        |verdict, customer| Err(Box::new(Refused { verdict, customer, event: Some(name.clone()) }));
+    let place = Place::new(&event, name(&event, envelope), history.revision);
+    let refused = |verdict, customer| {
+        Err(Box::new(Refused { verdict, customer, event: Some(place.event.clone()) }))
+    };
     if event.sequence.as_ref().is_some_and(|text| text.len() > MAX_SEQUENCE_BYTES) {
         return refused(Verdict::sequence_too_long(history), None);
     }
-    let place = Place::new(&event, name.clone(), history.revision);
     if place.is_unordered() && !rules.orders_by_arrival {
         return refused(Verdict::unordered(history), None);
     }
