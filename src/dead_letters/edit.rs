@@ -41,18 +41,13 @@ impl Office<'_> {
     pub async fn preview(&self, wish: &Wish) -> anyhow::Result<Vec<Edited>> {
         let (queue, config) = (self.queue(), self.config);
         let mut all = Vec::new();
-        let mut scan = self.scan(&queue).await?;
-        while all.len() < wish.ids.len()
-            && let Some(message) = scan.next().await?
-        {
-            let letter = message.letter();
-            if wish.ids.contains(&letter.id) {
-                let body = changed(config, &message, &wish.changes);
-                let before = values(config, &message, wish.changes.iter().map(|(field, _)| *field));
-                all.push(Edited { letter, before, refused: body.err() });
-            }
+        let mut finding = self.find(&queue, &wish.ids).await?;
+        while let Some((letter, message)) = finding.next().await? {
+            let body = changed(config, &message, &wish.changes);
+            let before = values(config, &message, wish.changes.iter().map(|(field, _)| *field));
+            all.push(Edited { letter, before, refused: body.err() });
         }
-        scan.end().await?;
+        finding.end().await?;
         Ok(all)
     }
 
@@ -61,16 +56,10 @@ impl Office<'_> {
     pub async fn edit(&self, wish: &Wish, says: impl Fn(u64)) -> anyhow::Result<u64> {
         let (queue, archive) = (self.queue(), self.queue_of(Place::Archive));
         let publisher = Publisher::new(self.config.broker.broker.clone(), 1);
-        let (mut left, mut edited) = (wish.ids.clone(), 0);
-        let mut scan = self.scan(&queue).await?;
+        let mut edited = 0;
+        let mut finding = self.find(&queue, &wish.ids).await?;
         let walk = async {
-            while !left.is_empty()
-                && let Some(message) = scan.next().await?
-            {
-                let letter = message.letter();
-                if !left.remove(&letter.id) {
-                    continue;
-                }
+            while let Some((letter, message)) = finding.next().await? {
                 let Ok(body) = changed(self.config, &message, &wish.changes) else { continue };
                 let new = Letter { revision: letter.revision + 1, ..letter.clone() };
                 publisher.publish("", &archive, message.relaid(&letter), message.body()).await?;
@@ -80,14 +69,14 @@ impl Office<'_> {
                     let key = customer.map(|customer| about.key(&customer));
                     store.note(vec![(key, Note::Dead(Box::new(new)))]).await?;
                 }
-                scan.erase(message).await?;
+                finding.erase(message).await?;
                 edited += 1;
                 says(edited);
             }
             anyhow::Ok(())
         };
         let walked = walk.await;
-        scan.end().await?;
+        finding.end().await?;
         publisher.close().await;
         walked.map(|()| edited)
     }
@@ -98,17 +87,11 @@ impl Office<'_> {
         id: Uuid,
     ) -> anyhow::Result<Option<Vec<(Field, Option<String>)>>> {
         let (queue, config) = (self.queue(), self.config);
-        let mut found = None;
-        let mut scan = self.scan(&queue).await?;
-        while found.is_none()
-            && let Some(message) = scan.next().await?
-        {
-            if message.letter().id == id {
-                found = Some(values(config, &message, Field::ALL.into_iter()));
-            }
-        }
-        scan.end().await?;
-        Ok(found)
+        let mut finding = self.find(&queue, &HashSet::from([id])).await?;
+        let found = finding.next().await?;
+        let values = found.map(|(_, message)| values(config, &message, Field::ALL.into_iter()));
+        finding.end().await?;
+        Ok(values)
     }
 }
 

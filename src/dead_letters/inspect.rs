@@ -49,19 +49,13 @@ impl Office<'_> {
     /// Opens one letter; `None` if it is not there.
     pub async fn inspect(&self, id: Uuid, forces: bool) -> anyhow::Result<Option<Inspected>> {
         let (queue, config) = (self.queue(), self.config);
-        let mut found = None;
-        let mut scan = self.scan(&queue).await?;
-        while found.is_none()
-            && let Some(message) = scan.next().await?
-        {
-            let letter = message.letter();
-            if letter.id == id {
-                let customer = customer_of(&message, &config.rules.mapping);
-                let parts = (message.body().to_vec(), message.own_headers(), customer);
-                found = Some((open(config, &message, letter, forces), parts));
-            }
-        }
-        scan.end().await?;
+        let mut finding = self.find(&queue, &HashSet::from([id])).await?;
+        let found = finding.next().await?.map(|(letter, message)| {
+            let customer = customer_of(&message, &config.rules.mapping);
+            let parts = (message.body().to_vec(), message.own_headers(), customer);
+            (open(config, &message, letter, forces), parts)
+        });
+        finding.end().await?;
         let Some((opened, (body, headers, customer))) = found else { return Ok(None) };
         let outlook = self.outlooks(std::slice::from_ref(&opened)).await?.remove(0);
         let is_unfenced = self.is_unfenced(&opened.letter);
@@ -79,17 +73,12 @@ impl Office<'_> {
     ) -> anyhow::Result<Vec<(Letter, Outlook)>> {
         let (queue, config) = (self.queue(), self.config);
         let mut opened = Vec::new();
-        let mut scan = self.scan(&queue).await?;
-        while opened.len() < ids.len()
-            && let Some(message) = scan.next().await?
-        {
-            let letter = message.letter();
-            if ids.contains(&letter.id) {
-                opened.push(open(config, &message, letter, forces));
-                progress(opened.len() as u64);
-            }
+        let mut finding = self.find(&queue, ids).await?;
+        while let Some((letter, message)) = finding.next().await? {
+            opened.push(open(config, &message, letter, forces));
+            progress(opened.len() as u64);
         }
-        scan.end().await?;
+        finding.end().await?;
         let mut foreseen = Vec::with_capacity(opened.len());
         while !opened.is_empty() {
             let rest = opened.split_off(opened.len().min(BATCH));

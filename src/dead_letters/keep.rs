@@ -55,17 +55,10 @@ impl Office<'_> {
     ) -> anyhow::Result<HashMap<Uuid, u32>> {
         let (queue, target) = (self.queue_of(from), to.map(|place| self.queue_of(place)));
         let publisher = Publisher::new(self.config.broker.broker.clone(), 1);
-        let (mut left, mut taken) = (ids.clone(), HashMap::new());
-        let mut scan = self.scan(&queue).await?;
+        let mut taken = HashMap::new();
+        let mut finding = self.find(&queue, ids).await?;
         let walk = async {
-            while !left.is_empty()
-                && let Some(message) = scan.next().await?
-            {
-                let letter = message.letter();
-                // Of an edited letter the archive may have several: the first one is the original.
-                if !left.remove(&letter.id) {
-                    continue;
-                }
+            while let Some((letter, message)) = finding.next().await? {
                 if let Some(target) = &target {
                     let copy = message.relaid(&letter);
                     publisher.publish("", target, copy, message.body()).await?;
@@ -76,14 +69,14 @@ impl Office<'_> {
                     Some(Place::Archive) | None => Note::Gone { dead_id: id },
                 };
                 self.note(from, &message, note).await?;
-                scan.erase(message).await?;
+                finding.erase(message).await?;
                 taken.insert(id, revision);
                 says(taken.len() as u64);
             }
             anyhow::Ok(())
         };
         let walked = walk.await;
-        scan.end().await?;
+        finding.end().await?;
         publisher.close().await;
         walked.map(|()| taken)
     }
@@ -137,16 +130,12 @@ impl Office<'_> {
     ) -> anyhow::Result<u64> {
         let queue = self.queue();
         let mut count = 0;
-        let mut scan = self.scan(&queue).await?;
-        while count < ids.len() as u64
-            && let Some(message) = scan.next().await?
-        {
-            if ids.contains(&message.letter().id) {
-                write(&serde_json::to_string(&message.export()?)?)?;
-                count += 1;
-            }
+        let mut finding = self.find(&queue, ids).await?;
+        while let Some((_, message)) = finding.next().await? {
+            write(&serde_json::to_string(&message.export()?)?)?;
+            count += 1;
         }
-        scan.end().await?;
+        finding.end().await?;
         Ok(count)
     }
 

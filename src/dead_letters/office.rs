@@ -1,11 +1,14 @@
 //! The way to the dead letters: a connection, the ledger beside it, and the lock of whoever walks.
 
+use std::collections::HashSet;
+
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 use super::inspect::customer_of;
-use crate::amqp::{Link, Message, Scan, ScanLock, lock_scans, topology};
+use crate::amqp::{AmqpError, Link, Message, Scan, ScanLock, lock_scans, topology};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::letter::{Filter, Letter};
@@ -83,6 +86,15 @@ impl<'a> Office<'a> {
         let lock = self.config.broker.topology.scan_queue();
         self.lock.get_or_try_init(|| lock_scans(&self.link, &lock, &self.who)).await?;
         Scan::begin(&self.link, queue, None).await?.with_context(|| missing(queue))
+    }
+
+    /// Begins a walk for certain letters.
+    pub(super) async fn find<'s>(
+        &'s self,
+        queue: &'s str,
+        ids: &HashSet<Uuid>,
+    ) -> anyhow::Result<Finding<'s>> {
+        Ok(Finding { scan: self.scan(queue).await?, left: ids.clone() })
     }
 
     /// The dead letters that meet the filter, oldest first, of this customer if one is named.
@@ -176,6 +188,38 @@ impl<'a> Office<'a> {
     pub fn is_unfenced(&self, letter: &Letter) -> bool {
         let created = self.ledger.as_ref().map(|(_, about)| about.created);
         created.is_none_or(|created| letter.died.is_none_or(|died: Timestamp| died < created))
+    }
+}
+
+/// A walk for certain letters.
+pub(super) struct Finding<'a> {
+    scan: Scan<'a>,
+    left: HashSet<Uuid>,
+}
+
+impl Finding<'_> {
+    /// The next one of them; `None` when all were found, or the others are not there. Of several with
+    /// one id (the archive has those of an edited letter) the first, which is the original.
+    pub(super) async fn next(&mut self) -> Result<Option<(Letter, Message)>, AmqpError> {
+        while !self.left.is_empty()
+            && let Some(message) = self.scan.next().await?
+        {
+            let letter = message.letter();
+            if self.left.remove(&letter.id) {
+                return Ok(Some((letter, message)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Erases one that was found.
+    pub(super) async fn erase(&mut self, message: Message) -> Result<(), AmqpError> {
+        self.scan.erase(message).await
+    }
+
+    /// Lets go of all that was not erased, in its place.
+    pub(super) async fn end(self) -> Result<(), AmqpError> {
+        self.scan.end().await
     }
 }
 
