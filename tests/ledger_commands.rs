@@ -505,7 +505,9 @@ async fn a_ledger_that_moves_to_postgresql_keeps_its_fences_and_the_old_one_is_r
 ) -> Result<()> {
     let mut bed = context.bed().await?;
     let url = context.postgres().await?.database().await?;
-    let relay = bed.start_relay().await?;
+    let (relay, waits) = pending(&mut bed).await?;
+    let since = &waits["pending"][0]["since"];
+    ensure!(since.is_string(), "{waits}");
     bed.publish(&bed.event("e-new", "C1", &json!({"city": "Kochi"}))).await?;
     bed.publish(&bad_event(&bed, "e-bad", "C2")).await?;
     bed.applied("C1", 1).await?;
@@ -525,6 +527,7 @@ async fn a_ledger_that_moves_to_postgresql_keeps_its_fences_and_the_old_one_is_r
     assert_eq!((&copy["matches"], &copy["created"]), (&json!(true), &source["created"]));
     assert_ne!(copy["id"], source["id"]);
     assert_eq!((shown(&bed, "C1").await?, shown(&bed, "C2").await?), (before, dead_before));
+    assert_eq!(shown(&bed, "W").await?["pending"][0]["since"], *since);
     let relay = bed.start_relay().await?;
     bed.publish(&old_event(&bed, "e-old", "C1", "Delhi")).await?;
     superseded(&bed, "C1", 1).await?;
@@ -538,6 +541,8 @@ async fn a_ledger_that_moves_to_postgresql_keeps_its_fences_and_the_old_one_is_r
     assert_eq!(migrated["id_before"], copy["id"]);
     bed.settings.set("ledger.url", &back);
     assert_eq!(shown(&bed, "C1").await?, known);
+    assert_eq!(shown(&bed, "W").await?["pending"][0]["since"], *since);
+    bed.queues.take(&bed.queue("retry.60000ms"), LIMIT).await?;
     bed.finish().await
 }
 

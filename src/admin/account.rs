@@ -50,9 +50,10 @@ fn version(version: &Version) -> Value {
 }
 
 fn pending(note: &PendingNote, now: Timestamp) -> Value {
-    let PendingNote { event, attempts, due, reason } = note;
-    json!({"event": event, "attempts": attempts, "due": due.to_string(),
-           "due_in_s": due.duration_since(now).as_secs(), "reason": reason})
+    let PendingNote { event, attempts, since, due, reason } = note;
+    json!({"event": event, "attempts": attempts, "since": since.to_string(),
+           "due": due.to_string(), "due_in_s": due.duration_since(now).as_secs(),
+           "reason": reason})
 }
 
 /// A dead letter, as the index knows it.

@@ -103,10 +103,12 @@ fn table(known: &Value) -> String {
         ));
     }
     for waits in known["pending"].as_array().into_iter().flatten() {
-        let [event, attempts, due, due_in, reason] =
-            ["event", "attempts", "due", "due_in_s", "reason"].map(|part| text(&waits[part]));
+        let [event, attempts, since, due, due_in, reason] =
+            ["event", "attempts", "since", "due", "due_in_s", "reason"]
+                .map(|part| text(&waits[part]));
         lines.push(format!(
-            "pending       {event}  {attempts} attempts  due {due} (in {due_in} s)  {reason}"
+            "pending       {event}  {attempts} attempts since {since}  due {due} (in {due_in} s)  \
+             {reason}"
         ));
     }
     for dead in known["dead_letters"].as_array().into_iter().flatten() {

@@ -71,6 +71,8 @@ pub struct PendingNote {
     pub event: String,
     /// Attempts so far.
     pub attempts: u32,
+    /// When it first went there: kept, however often it goes.
+    pub since: Timestamp,
     /// When it comes back.
     pub due: Timestamp,
     /// Why it waits.

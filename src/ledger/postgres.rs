@@ -10,6 +10,7 @@ use deadpool_postgres::{
 use jiff::Timestamp;
 use rustls_platform_verifier::ConfigVerifierExt as _;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row as Columns};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
@@ -308,9 +309,8 @@ impl Postgres {
         let row = row.map(|columns| {
             Ok::<_, Unreadable>((Row::unpack(columns.get(0))?, time(columns.get(1))))
         });
-        let select = "SELECT customer, event, attempts, due, reason FROM pending
-                      WHERE customer = $1 ORDER BY due";
-        let pending = client.query(select, &[&wanted]).await?;
+        let select = format!("SELECT {PENDING} FROM pending WHERE customer = $1 ORDER BY due");
+        let pending = client.query(&select, &[&wanted]).await?;
         let select = format!("SELECT {DEAD} FROM dead WHERE customer = $1 ORDER BY died");
         let dead = client.query(&select, &[&wanted]).await?;
         Ok(Account {
@@ -527,8 +527,8 @@ impl Postgres {
             let mut part =
                 Part { customers: customers.iter().map(stored).collect(), ..Part::default() };
             if behind.is_none() {
-                let select = "SELECT customer, event, attempts, due, reason FROM pending";
-                part.pending = client.query(select, &[]).await?.iter().map(pending_note).collect();
+                let select = format!("SELECT {PENDING} FROM pending");
+                part.pending = client.query(&select, &[]).await?.iter().map(pending_note).collect();
                 let select = format!("SELECT {DEAD} FROM dead");
                 part.dead = client.query(&select, &[]).await?.iter().map(letter).collect();
                 let select = "SELECT replay_id, ended, reason, at FROM replays";
@@ -628,16 +628,18 @@ async fn write_note(
             let statement = transaction.prepare_cached(delete).await?;
             transaction.execute(&statement, &[&customer, event]).await?;
         }
-        Note::Pending(PendingNote { event, attempts, due, reason }) => {
-            let upsert = "INSERT INTO pending (customer, event, attempts, due, reason)
-                          VALUES ($1, $2, $3, $4, $5)
-                          ON CONFLICT (customer, event) DO UPDATE SET
-                              attempts = excluded.attempts, due = excluded.due,
-                              reason = excluded.reason";
+        Note::Pending(PendingNote { event, attempts, since, due, reason }) => {
+            let upsert = format!(
+                "INSERT INTO pending ({PENDING}) VALUES ($1, $2, $3, $4, $5, $6)
+                 ON CONFLICT (customer, event) DO UPDATE SET
+                     attempts = excluded.attempts, due = excluded.due, reason = excluded.reason"
+            );
             let (customer, attempts) = (customer.unwrap_or_default(), i64::from(*attempts));
-            let due = due.as_microsecond();
-            let statement = transaction.prepare_cached(upsert).await?;
-            transaction.execute(&statement, &[&customer, event, &attempts, &due, reason]).await?;
+            let (since, due) = (since.as_microsecond(), due.as_microsecond());
+            let statement = transaction.prepare_cached(&upsert).await?;
+            let values: [&(dyn ToSql + Sync); 6] =
+                [&customer, event, &attempts, &since, &due, reason];
+            transaction.execute(&statement, &values).await?;
         }
         Note::Dead(letter) => {
             let key = customer.as_deref().map(key_of);
@@ -706,6 +708,9 @@ async fn write_act(client: &impl GenericClient, act: &Act) -> Result<(), Fault> 
     Ok(())
 }
 
+/// The columns of an event that waits, in the order in which they are read and written.
+const PENDING: &str = "customer, event, attempts, since, due, reason";
+
 /// The columns of a dead letter, in the order in which they are read and written.
 const DEAD: &str = "dead_id, customer, event, reason, field, rule, http_status, portal_status, \
                     attempts, died, detail, flags, replays, revision";
@@ -717,8 +722,9 @@ fn pending_note(columns: &Columns) -> (CustomerKey, PendingNote) {
     let note = PendingNote {
         event: columns.get(1),
         attempts: u32::try_from(columns.get::<_, i64>(2)).unwrap_or_default(),
-        due: time(columns.get(3)),
-        reason: columns.get(4),
+        since: time(columns.get(3)),
+        due: time(columns.get(4)),
+        reason: columns.get(5),
     };
     (key(columns, 0), note)
 }

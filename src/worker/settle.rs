@@ -257,10 +257,12 @@ fn replay_end(message: &Message, verdict: &Verdict) -> Option<ReplayEnd> {
 }
 
 fn pending(event: &str, tier: Tier, history: &History) -> Note {
-    let due = after(clock::now(), tier.delay());
+    let now = clock::now();
+    let due = after(now, tier.delay());
     Note::Pending(PendingNote {
         event: event.to_owned(),
         attempts: history.attempts,
+        since: now,
         due: history.not_before.map_or(due, |not_before| not_before.max(due)),
         reason: history.last_reason.clone().unwrap_or_else(|| "handed-back".to_owned()),
     })

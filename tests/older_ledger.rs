@@ -1,0 +1,107 @@
+//! A ledger that an older relay has made is brought up to date, and nothing in it is lost.
+
+use anyhow::{Result, ensure};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tokio_postgres::NoTls;
+
+use crate::harness::{Context, suite};
+use crate::support::bed::{Bed, LIMIT};
+use crate::support::relay;
+use crate::support::{eventually, relay::Settings};
+
+suite!(
+    Broker: an_older_file_is_brought_up_to_date;
+    Postgres: older_tables_of_a_server_are_brought_up_to_date;
+);
+
+/// Undoes, for SQLite, the steps behind the first.
+const OLDER_FILE: &str = "
+    ALTER TABLE pending DROP COLUMN since;
+    ALTER TABLE dead DROP COLUMN detail; ALTER TABLE dead DROP COLUMN flags;
+    ALTER TABLE dead DROP COLUMN replays; ALTER TABLE dead DROP COLUMN revision;
+    DROP TABLE replays; DROP TABLE audit;
+    PRAGMA user_version = 1;
+";
+/// The same for PostgreSQL.
+const OLDER_TABLES: &str = "
+    ALTER TABLE pending DROP COLUMN since;
+    ALTER TABLE dead DROP COLUMN detail, DROP COLUMN flags, DROP COLUMN replays, DROP COLUMN revision;
+    DROP TABLE replays; DROP TABLE audit;
+    UPDATE relay_schema SET taken = 1;
+";
+
+async fn an_older_file_is_brought_up_to_date(context: Context) -> Result<()> {
+    let bed = context.bed().await?;
+    let file = bed.state().join("ledger.db");
+    upgrade(bed, async || Ok(Connection::open(&file)?.execute_batch(OLDER_FILE)?)).await
+}
+
+async fn older_tables_of_a_server_are_brought_up_to_date(context: Context) -> Result<()> {
+    let mut bed = context.bed().await?;
+    let url = context.postgres().await?.database().await?;
+    bed.settings.set("ledger.url", &url);
+    let make_older = async || {
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client.batch_execute(OLDER_TABLES).await?)
+    };
+    upgrade(bed, make_older).await
+}
+
+async fn shown(settings: &Settings, id: &str) -> Result<Value> {
+    let (code, out, err) = settings.command(&["customer", "show", id, "--json"], b"").await?;
+    ensure!(code == 0, "exit {code}: {out}{err}");
+    Ok(serde_json::from_str(&out)?)
+}
+
+/// One field applied, one event that waits, one dead letter: before and after.
+async fn upgrade(mut bed: Bed, make_older: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+    for delay in ["shortest_delay", "first_delay", "max_delay", "max_uncounted_delay"] {
+        bed.settings.set(&format!("retry.{delay}"), "60s");
+    }
+    bed.settings.set("retry.rejected_delay", "60s").set("retry.immediate_retries", "0");
+    let relay = bed.start_relay().await?;
+    bed.publish(&bed.event("e-applied", "C1", &json!({"city": "Kochi"}))).await?;
+    bed.applied("C1", 1).await?;
+    let fault = json!({"times": 1, "fault": {"kind": "status", "code": 503}});
+    bed.simulator.fault(fault).await?;
+    bed.publish(&bed.event("e-waits", "C1", &json!({"state": "Kerala"}))).await?;
+    bed.publish(&bed.event("e-dead", "C1", &json!({"pincode": "none"}))).await?;
+    let before = eventually("all three", LIMIT, || async {
+        let known = shown(&bed.settings, "C1").await?;
+        let is_there = |part: &str| known[part].as_array().map(Vec::len) == Some(1);
+        Ok((is_there("pending") && is_there("dead_letters")).then_some(known))
+    })
+    .await?;
+    relay::stop(relay).await?;
+    make_older().await?;
+    let (code, out, err) = bed.settings.command(&["customer", "show", "C1"], b"").await?;
+    ensure!(code == 1 && err.contains("older ledger"), "exit {code}: {out}{err}");
+
+    let relay = bed.start_relay().await?;
+    let after = shown(&bed.settings, "C1").await?;
+    assert_eq!(after["fields"], before["fields"]);
+    for part in ["event", "attempts", "due", "reason"] {
+        assert_eq!(after["pending"][0][part], before["pending"][0][part], "{part}");
+    }
+    for part in ["dead_id", "event", "reason", "field", "rule", "died"] {
+        assert_eq!(after["dead_letters"][0][part], before["dead_letters"][0][part], "{part}");
+    }
+    let mut older = bed.event("e-late", "C1", &json!({"city": "Aluva"}));
+    older["time"] = json!("2026-01-01T00:00:00Z");
+    bed.publish(&older).await?;
+    eventually("the fence", LIMIT, || async {
+        Ok((shown(&bed.settings, "C1").await?["superseded"] == 1).then_some(()))
+    })
+    .await?;
+    // What the older one did not have.
+    let archive = ["dead", "archive", "--all", "--yes", "--why", "a test", "--json"];
+    let (code, out, err) = bed.settings.command(&archive, b"").await?;
+    ensure!(code == 0, "exit {code}: {out}{err}");
+    let (code, out, err) = bed.settings.command(&["dead", "audit"], b"").await?;
+    ensure!(code == 0 && out.contains("a test"), "exit {code}: {out}{err}");
+    bed.queues.take(&bed.queue("archive"), LIMIT).await?;
+    bed.queues.take(&bed.queue("retry.60000ms"), LIMIT).await?;
+    bed.end(relay).await.map(drop)
+}
