@@ -14,10 +14,12 @@ suite!(NoBroker:
     dashboard_and_alerts_name_only_what_is_declared,
     what_is_not_declared_is_found_out,
     every_alert_has_an_entry_in_the_runbook_and_every_entry_an_alert,
+    the_rules_for_prometheus_operator_are_the_same,
 );
 
 const DASHBOARD: &str = include_str!("../deploy/grafana/dashboard.json");
 const ALERTS: &str = include_str!("../deploy/prometheus/alerts.yml");
+const OPERATORS_RULES: &str = include_str!("../deploy/kubernetes/monitoring/prometheusrule.yaml");
 const RUNBOOK: &str = include_str!("../deploy/RUNBOOK.md");
 
 /// Prometheus names, each with its labels.
@@ -102,6 +104,16 @@ async fn dashboard_and_alerts_name_only_what_is_declared(_: Context) -> Result<(
     for (name, _) in declared() {
         ensure!(shown.contains(name.as_str()), "{name} is on no panel");
     }
+    Ok(())
+}
+
+async fn the_rules_for_prometheus_operator_are_the_same(_: Context) -> Result<()> {
+    let own: Value = serde_saphyr::from_str(ALERTS)?;
+    let operators: Value = serde_saphyr::from_str(OPERATORS_RULES)?;
+    assert_eq!(
+        operators["spec"], own,
+        "change deploy/kubernetes/monitoring/prometheusrule.yaml too"
+    );
     Ok(())
 }
 

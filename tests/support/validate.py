@@ -27,9 +27,9 @@ def objects(file):
     import jsonschema
     import yaml
     from cloudcoil.models.keda.v1alpha1 import ScaledObject
-    from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+    from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
-    known = {"ScaledObject": ScaledObject, "ServiceMonitor": ServiceMonitor}
+    known = {kind.__name__: kind for kind in (ScaledObject, ServiceMonitor, PrometheusRule)}
     for thing in yaml.safe_load_all(file.read_text()):
         if "." not in thing["apiVersion"] or ".k8s.io/" in thing["apiVersion"]:
             continue
