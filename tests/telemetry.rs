@@ -74,7 +74,7 @@ pub async fn reads(port: &str, status: u16, wanted: &[(&str, Value)]) -> Result<
 }
 
 /// Waits until a line of `/metrics` begins like this.
-async fn shows(port: &str, line: &str) -> Result<String> {
+pub async fn shows(port: &str, line: &str) -> Result<String> {
     eventually(&format!("{line:?} in /metrics"), LIMIT, || async {
         let (_, text) = get(&format!("{port}/metrics")).await?;
         Ok(text.lines().any(|found| found.starts_with(line)).then_some(text))

@@ -16,6 +16,7 @@ use crate::support::traffic::{
     OPENED, all_applied, assert_one_outage, is_long, lines, publish, publish_for,
     with_default_outage, wrote,
 };
+use crate::telemetry::{serve, shows};
 
 suite!(Broker:
     a_wrong_secret_is_healed_by_its_file_alone,
@@ -148,7 +149,7 @@ async fn an_exhausted_event_without_a_witness_waits(context: Context) -> Result<
     bed.settings.set("retry.max_attempts", "2");
     // The longest tier, for a test to look into.
     bed.settings.set("retry.max_delay", "12800ms");
-    let relay = bed.start_relay().await?;
+    let (relay, port) = serve(&mut bed).await?;
     let rule = json!({"match": {"entity_id": "ALONE"}, "fault": {"kind": "status", "code": 500}});
     bed.simulator.fault(rule).await?;
     bed.publish(&bed.event("e1", "ALONE", &json!({"city": "Kochi"}))).await?;
@@ -157,6 +158,7 @@ async fn an_exhausted_event_without_a_witness_waits(context: Context) -> Result<
     assert_eq!(header(&waiting, "attempts"), "1", "what came of the last is not counted");
     assert_eq!(bed.queues.depth(&bed.queue("dead")).await?, 0);
     assert_eq!(lines(&bed.output(), "all attempts are used up").len(), 1);
+    shows(&port, "customer_relay_unwitnessed_total{verdict=\"wait\"} 1").await?;
     publish(&bed, "OTHER", 1).await?;
     bed.applied("OTHER0", 1).await?;
     bed.put_back(waiting.properties, &waiting.body).await?;

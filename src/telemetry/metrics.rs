@@ -28,6 +28,7 @@ pub struct Metrics {
     attempts: Counter<u64>,
     event_lag: Histogram<f64>,
     withheld: Counter<u64>,
+    unwitnessed: Counter<u64>,
     lost: Counter<u64>,
     commit_duration: Histogram<f64>,
     commit_changes: Histogram<f64>,
@@ -48,6 +49,7 @@ impl Metrics {
             attempts: all::ATTEMPTS.counter(meter),
             event_lag: all::EVENT_LAG.histogram(meter),
             withheld: all::FIELDS_WITHHELD.counter(meter),
+            unwitnessed: all::UNWITNESSED.counter(meter),
             lost: all::DELIVERIES_LOST.counter(meter),
             commit_duration: all::COMMIT_DURATION.histogram(meter),
             commit_changes: all::COMMIT_CHANGES.histogram(meter),
@@ -67,6 +69,9 @@ impl Metrics {
         }
         for outcome in Outcome::ALL {
             self.attempts.add(0, &[KeyValue::new("outcome", outcome.name())]);
+        }
+        for verdict in ["wait", "dead-letter"] {
+            self.unwitnessed.add(0, &[KeyValue::new("verdict", verdict)]);
         }
         for kind in ["doubled", "forgotten"] {
             self.lost.add(0, &[KeyValue::new("kind", kind)]);
@@ -128,6 +133,11 @@ impl Metrics {
         if fields > 0 {
             self.withheld.add(fields as u64, &[]);
         }
+    }
+
+    /// This is the verdict because no other call could tell whose fault it was.
+    pub fn unwitnessed(&self, verdict: &Verdict) {
+        self.unwitnessed.add(1, &[KeyValue::new("verdict", verdict.name())]);
     }
 
     /// A delivery came to its end, but its ack was lost.

@@ -264,7 +264,7 @@ impl Worker {
 
     fn unwitnessed(&self, verdict: Verdict, attempt: &Attempt, history: &History) -> Verdict {
         let outcome = attempt.judgement.outcome;
-        match verdict {
+        let verdict = match verdict {
             Verdict::DeadLetter(dead) if dead.reason == Reason::Rejected => {
                 DeadLetter { unwitnessed: true, ..*dead }.into()
             }
@@ -276,8 +276,10 @@ impl Worker {
                 );
                 Verdict::unwitnessed(history, outcome, &self.config.retry.tiers)
             }
-            other => other,
-        }
+            other => return other,
+        };
+        self.metrics().unwitnessed(&verdict);
+        verdict
     }
 }
 
