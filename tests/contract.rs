@@ -41,7 +41,7 @@ suite!(
 const SCHEMA: &str = include_str!("../deploy/contract/customer-updated.schema.json");
 const DOCUMENT: &str = include_str!("../deploy/contract/asyncapi.yaml");
 const KIND: &str = "customer.updated";
-const CASES: u32 = 6000;
+const CASES: u32 = 20_000;
 
 /// Later than any time that is generated.
 fn now() -> Timestamp {
@@ -112,7 +112,7 @@ impl Tally {
         let tally = self.0.borrow();
         for key in expected {
             let count = tally.get(*key).copied().unwrap_or_default();
-            ensure!(count >= 3, "{key} came up {count} times only: {tally:#?}");
+            ensure!(count >= 10, "{key} came up {count} times only: {tally:#?}");
         }
         Ok(())
     }
