@@ -26,6 +26,7 @@ mod house;
 mod lanes;
 mod ledger;
 mod ledger_commands;
+mod older_ledger;
 mod orders;
 mod outage;
 mod poison;
@@ -46,6 +47,7 @@ mod witness;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    privacy::end_by_a_bug_if_asked();
     harness::run(&[
         ("vectors", vectors::suite()),
         ("delivery", delivery::suite()),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         ("topology", topology::suite()),
         ("postgres", postgres::suite()),
         ("ledger_commands", ledger_commands::suite()),
+        ("older_ledger", older_ledger::suite()),
         ("contract", contract::suite()),
         ("config", config::suite()),
         ("dashboard", dashboard::suite()),

@@ -1,7 +1,11 @@
 //! Personal data and secrets stay out of all that is told: marked values go down every path, and are
 //! looked for in all output, in metrics, and in what is exported.
 
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
+
 use anyhow::{Result, ensure};
+use customer_relay::telemetry::panic;
 use regex::Regex;
 use serde_json::{Value, json};
 
@@ -13,7 +17,10 @@ use crate::support::relay;
 use crate::support::simulator::{SECRET_KEY, TOKEN};
 use crate::telemetry::{get, reads, serve};
 
-suite!(Broker:
+suite!(
+    NoBroker:
+    a_bug_is_told_by_its_place_and_without_values;
+    Broker:
     personal_data_and_secrets_are_told_nowhere,
     a_bad_configuration_repeats_no_value,
     a_refused_password_is_not_repeated,
@@ -158,6 +165,35 @@ async fn personal_data_and_secrets_are_told_nowhere(context: Context) -> Result<
     ] {
         let found = found(text, &MARKS)?;
         ensure!(found.is_empty(), "{what} tells {found:#?}");
+    }
+    Ok(())
+}
+
+/// Set for a process of the test below, which is this program again.
+const BUG: &str = "TEST_BUG";
+const SLICED: &str = "a slice that ends within a character";
+const WRITTEN: &str = "a text that stands in the code";
+
+/// Ends as the relay ends by a bug, if that is what the process was started for.
+pub fn end_by_a_bug_if_asked() {
+    let Ok(bug) = std::env::var(BUG) else { return };
+    panic::report_by_place(|| std::process::abort());
+    let address = format!("Markaddress {}", "é".repeat(9));
+    assert!(bug == SLICED, "a text that stands in the code");
+    println!("{}", &address[..address.len() - 1]);
+}
+
+async fn a_bug_is_told_by_its_place_and_without_values(_: Context) -> Result<()> {
+    for (bug, backtrace) in [(SLICED, "0"), (SLICED, "1"), (WRITTEN, "0")] {
+        let mut relay = Command::new(std::env::current_exe()?);
+        let ended = relay.env(BUG, bug).env("RUST_BACKTRACE", backtrace).output()?;
+        let told = String::from_utf8([ended.stdout, ended.stderr].concat())?;
+        ensure!(ended.status.signal() == Some(6), "{}: {told}", ended.status);
+        ensure!(told.contains("panic at tests/privacy.rs:"), "{told}");
+        ensure!(told.contains("end_by_a_bug_if_asked") == (backtrace == "1"), "{told}");
+        ensure!(told.contains(WRITTEN) == (bug == WRITTEN), "{told}");
+        let found = found(&told, &MARKS)?;
+        ensure!(found.is_empty(), "told {found:#?}");
     }
     Ok(())
 }

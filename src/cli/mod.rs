@@ -234,7 +234,7 @@ fn block_on<T>(
     config: &Config,
     command: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
-    let _lines = log::start(log::parse_filter("warn,lapin=off")?, config.log.format, None);
+    let _lines = log::start(log::parse_filter("warn,lapin=off")?, config.log.format, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
 }

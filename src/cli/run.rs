@@ -5,15 +5,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::Exit;
 use crate::config::Config;
-use crate::telemetry::{Exporters, Signals, log};
+use crate::telemetry::{Exporters, Signals, log, panic};
 use crate::worker;
 
 pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::Result<Exit> {
     let signals = Signals::parse(environment)?;
     let exporters = Exporters::start(signals, environment, config.admin.listen.is_some())?;
     let (filter, format) = (log::parse_filter(&config.log.filter)?, config.log.format);
-    let _lines = log::start(filter, format, Some(&exporters));
-    abort_on_panic();
+    let lines = log::start(filter, format, Some(&exporters))?;
+    // A bug must not leave a lane stuck behind a dead task: the process ends, the broker gives its
+    // deliveries out again and counts them, and a message that does this every time is stopped by
+    // the work queue's delivery limit.
+    let last_lines = lines.clone();
+    panic::report_by_place(move || {
+        last_lines.now();
+        std::process::abort();
+    });
     let work_queue = config.broker.topology.work_queue();
     let telemetry = exporters.telemetry(&work_queue, config.publisher_trace);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -28,17 +35,6 @@ pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::R
     });
     exporters.shut_down();
     ended
-}
-
-/// A bug must not leave a lane stuck behind a dead task: the process ends, the broker gives its
-/// deliveries out again and counts them, and a message that does this every time is stopped by
-/// the work queue's delivery limit.
-fn abort_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::abort();
-    }));
 }
 
 /// The first signal stops, a second one cuts the grace period short.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::event::{Envelope, is_data_inside};
 use super::field::{Field, PerField};
-use super::json;
+use super::json::{self, Json};
 
 /// One field's new value; `None` takes the field out.
 pub type Change = (Field, Option<String>);
@@ -15,11 +15,12 @@ pub fn edit(
     pointers: &PerField<String>,
     changes: &[Change],
 ) -> Result<Vec<u8>, String> {
-    let Value::Object(body) = json::parse(envelope.body)? else {
+    let body = json::parse(envelope.body)?;
+    let Json::Object(object) = &body else {
         return Err("the body is not a JSON object".into());
     };
-    let is_inside = is_data_inside(envelope, &body);
-    let mut body = Value::Object(body);
+    let is_inside = is_data_inside(envelope, object);
+    let mut body = Value::from(&body);
     let data = if is_inside { &mut body["data"] } else { &mut body };
     for (field, value) in changes {
         put(data, &pointers[*field], value.as_deref())?;

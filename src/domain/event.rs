@@ -2,12 +2,13 @@
 //! the configured JSON Pointers. What a field's value may be is not judged here.
 
 use std::borrow::Cow;
+use std::cell::LazyCell;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::field::PerField;
-use super::json;
+use super::json::{self, Json, Object};
 
 /// What a message says about its event, free of AMQP types.
 #[derive(Debug, Default)]
@@ -80,7 +81,7 @@ const STRUCTURED: &str = "application/cloudevents+json";
 /// attributes stand in headers, which win over a body's own unless its content type is the
 /// structured one. Bare: the body is the data.
 pub fn decode(envelope: &Envelope<'_>, mapping: &Mapping) -> Result<Decoded, Undecodable> {
-    let Value::Object(mut body) = json::parse(without_bom(envelope.body)).map_err(Undecodable)?
+    let Json::Object(mut body) = json::parse(without_bom(envelope.body)).map_err(Undecodable)?
     else {
         return Err(Undecodable("the body is not a JSON object".into()));
     };
@@ -111,7 +112,7 @@ pub fn decode(envelope: &Envelope<'_>, mapping: &Mapping) -> Result<Decoded, Und
 }
 
 /// Whether the body is a structured event, with the data inside it.
-pub(super) fn is_data_inside(envelope: &Envelope<'_>, body: &Map<String, Value>) -> bool {
+pub(super) fn is_data_inside(envelope: &Envelope<'_>, body: &Object<'_>) -> bool {
     envelope.content_type.is_some_and(is_structured) || body.contains_key("specversion")
 }
 
@@ -129,9 +130,9 @@ fn is_structured(content_type: &str) -> bool {
     media_type.trim().eq_ignore_ascii_case(STRUCTURED)
 }
 
-fn take_data(body: &mut Map<String, Value>) -> Result<Map<String, Value>, Undecodable> {
+fn take_data<'a>(body: &mut Object<'a>) -> Result<Object<'a>, Undecodable> {
     match body.remove("data") {
-        Some(Value::Object(data)) => Ok(data),
+        Some(Json::Object(data)) => Ok(data),
         Some(_) => Err(Undecodable("data: not a JSON object".into())),
         None if body.contains_key("data_base64") => {
             Err(Undecodable("data_base64: only JSON data is read".into()))
@@ -140,19 +141,19 @@ fn take_data(body: &mut Map<String, Value>) -> Result<Map<String, Value>, Undeco
     }
 }
 
-fn find_fields(data: Map<String, Value>, pointers: &PerField<String>) -> PerField<Option<Value>> {
-    let data = Value::Object(data);
+/// Looks the pointers up. Nearly all are plain names: only for others the data is copied as a whole.
+fn find_fields(data: Object<'_>, pointers: &PerField<String>) -> PerField<Option<Value>> {
+    let data = Json::Object(data);
+    let whole = LazyCell::new(|| Value::from(&data));
     PerField::from_fn(|field| {
-        find(&data, &pointers[field]).filter(|value| !value.is_null()).cloned()
+        let found = match (pointers[field].strip_prefix('/'), &data) {
+            (Some(name), Json::Object(data)) if !name.contains(['/', '~']) => {
+                data.get(name).map(Value::from)
+            }
+            _ => whole.pointer(&pointers[field]).cloned(),
+        };
+        found.filter(|value| !value.is_null())
     })
-}
-
-/// Looks a pointer up; one that is a plain name, as nearly all are, without its unescaping.
-fn find<'a>(data: &'a Value, pointer: &str) -> Option<&'a Value> {
-    match pointer.strip_prefix('/') {
-        Some(name) if !name.contains(['/', '~']) => data.get(name),
-        _ => data.pointer(pointer),
-    }
 }
 
 /// Attributes in message headers; empty when the structured form rules them out.
@@ -179,7 +180,7 @@ impl<'a> Headers<'a> {
 
 struct Attributes<'a> {
     headers: Headers<'a>,
-    body: Map<String, Value>,
+    body: Object<'a>,
 }
 
 impl Attributes<'_> {
@@ -189,9 +190,9 @@ impl Attributes<'_> {
             return Ok(Some(text));
         }
         match self.body.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(said(text)),
-            Some(Value::Number(number)) if name == "sequence" && number.is_u64() => {
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::Text(text)) => Ok(said(text)),
+            Some(Json::Number(number)) if name == "sequence" && number.is_u64() => {
                 Ok(Some(number.to_string()))
             }
             Some(_) => Err(Undecodable(format!("{name}: not a text"))),

@@ -26,9 +26,9 @@ use crate::domain::row::{Row, Unreadable};
 /// Another process that holds the file is waited for.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 /// The log of changes is written back into the file when it has so many pages.
-const CHECKPOINT_PAGES: i64 = 4000;
-/// Pages kept in memory: 8 MiB.
-const CACHE_PAGES: i64 = 8192;
+const CHECKPOINT_PAGES: i64 = 2000;
+/// Pages kept in memory, in KiB: SQLite counts those below zero.
+const CACHE_KIB: i64 = -8192;
 /// Replays are remembered so much longer than retries that are overdue, in microseconds: 30 days.
 const REPLAYS_KEPT: i64 = 30 * 24 * 3600 * 1_000_000;
 /// Rows handled at once where a whole table is gone through.
@@ -123,15 +123,16 @@ impl Sqlite {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(BUSY_LIMIT)?;
-            // Before the first table. A commit writes whole pages, and one row of each: small ones.
-            connection.pragma_update(None, "page_size", 1024)?;
+            // Before the first table. A commit writes whole pages, most often for one row of each: small
+            // ones, but not so small that many a row splits one.
+            connection.pragma_update(None, "page_size", 2048)?;
             // Pages that become free can be given back.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             // A commit is on the disk before it is one.
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-            connection.pragma_update(None, "cache_size", CACHE_PAGES)?;
+            connection.pragma_update(None, "cache_size", CACHE_KIB)?;
             Ok(connection)
         };
         let connection = Mutex::new(connect().map_err(|fault| fault.explained(path))?);
@@ -221,9 +222,8 @@ impl Sqlite {
             })
             .optional()?;
         let row = row.map(|(row, seen)| Ok::<_, Unreadable>((row?, time(seen)))).transpose()?;
-        let mut select = transaction.prepare(
-            "SELECT customer, event, attempts, due, reason FROM pending WHERE customer = ?1 ORDER BY due",
-        )?;
+        let select = format!("SELECT {PENDING} FROM pending WHERE customer = ?1 ORDER BY due");
+        let mut select = transaction.prepare(&select)?;
         let pending = select.query_map(params![key.0], pending_note)?;
         let pending = pending.collect::<Result<Vec<_>, _>>()?.into_iter().map(|(_, note)| note);
         let mut select = transaction
@@ -406,8 +406,7 @@ impl Sqlite {
         })?;
         part.customers = customers.collect::<Result<_, _>>()?;
         if behind.is_none() {
-            let mut select = transaction
-                .prepare("SELECT customer, event, attempts, due, reason FROM pending")?;
+            let mut select = transaction.prepare(&format!("SELECT {PENDING} FROM pending"))?;
             part.pending = select.query_map([], pending_note)?.collect::<Result<_, _>>()?;
             let mut select = transaction.prepare(&format!("SELECT {DEAD} FROM dead"))?;
             part.dead = select.query_map([], letter)?.collect::<Result<_, _>>()?;
@@ -540,15 +539,16 @@ fn write_note(
             let delete = "DELETE FROM pending WHERE customer = ?1 AND event = ?2";
             connection.prepare_cached(delete)?.execute(params![customer, event])?;
         }
-        Note::Pending(PendingNote { event, attempts, due, reason }) => {
-            let upsert = "INSERT INTO pending (customer, event, attempts, due, reason, since)
-                          VALUES (?1, ?2, ?3, ?4, ?5, CAST(unixepoch('subsec') * 1000000 AS INTEGER))
-                          ON CONFLICT (customer, event) DO UPDATE SET
-                              attempts = excluded.attempts, due = excluded.due,
-                              reason = excluded.reason";
-            let due = due.as_microsecond();
-            let values = params![customer.unwrap_or_default(), event, attempts, due, reason];
-            connection.prepare_cached(upsert)?.execute(values)?;
+        Note::Pending(PendingNote { event, attempts, since, due, reason }) => {
+            let upsert = format!(
+                "INSERT INTO pending ({PENDING}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (customer, event) DO UPDATE SET
+                     attempts = excluded.attempts, due = excluded.due, reason = excluded.reason"
+            );
+            let (since, due) = (since.as_microsecond(), due.as_microsecond());
+            let customer = customer.unwrap_or_default();
+            let values = params![customer, event, attempts, since, due, reason];
+            connection.prepare_cached(&upsert)?.execute(values)?;
         }
         Note::Dead(letter) => write_letter(connection, customer.map(CustomerKey), letter)?,
         Note::Gone { dead_id } => {
@@ -608,6 +608,9 @@ fn write_act(connection: &Connection, act: &Act) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The columns of an event that waits, in the order in which they are read and written.
+const PENDING: &str = "customer, event, attempts, since, due, reason";
+
 /// The columns of a dead letter, in the order in which they are read and written.
 const DEAD: &str = "dead_id, customer, event, reason, field, rule, http_status, portal_status, \
                     attempts, died, detail, flags, replays, revision";
@@ -619,8 +622,9 @@ fn pending_note(columns: &Columns<'_>) -> rusqlite::Result<(CustomerKey, Pending
     let note = PendingNote {
         event: columns.get(1)?,
         attempts: columns.get(2)?,
-        due: time(columns.get(3)?),
-        reason: columns.get(4)?,
+        since: time(columns.get(3)?),
+        due: time(columns.get(4)?),
+        reason: columns.get(5)?,
     };
     Ok((CustomerKey(columns.get(0)?), note))
 }

@@ -66,8 +66,10 @@ impl Portal {
             headers.insert(HeaderName::from_static("checksum"), checksum);
         }
         trace::inject(context, &mut Carrier(&mut headers));
-        let call = self.client.post(self.url.clone()).headers(headers).body(request.form.clone());
-        let response = call.send().await.map_err(|error| no_answer(&error))?;
+        let mut call = reqwest::Request::new(reqwest::Method::POST, self.url.clone());
+        *call.headers_mut() = headers;
+        *call.body_mut() = Some(request.form.clone().into());
+        let response = self.client.execute(call).await.map_err(|error| no_answer(&error))?;
         let status = response.status().as_u16();
         let retry_after = response.headers().get(RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);

@@ -1,14 +1,15 @@
 //! Where log lines go and what they look like.
 
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
 
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
 
 use super::Exporters;
+use super::lines::{Lines, Written};
 
 /// The look of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,16 +32,14 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
     EnvFilter::try_new(filter).map_err(|error| InvalidFilter(error.to_string()))
 }
 
-/// Sends log lines to standard error from now on, until the guard is dropped; to a collector too, if
-/// that is wanted.
-///
-/// A thread of its own writes them, as many at once as have come together: a system call a line
-/// would cost a busy relay a fifth of its time. None is dropped; a full queue makes callers wait.
-#[must_use = "lines are written while the guard lives"]
-pub fn start(filter: EnvFilter, format: Format, exporters: Option<&Exporters>) -> WorkerGuard {
-    let stderr = BufWriter::with_capacity(64 * 1024, io::stderr());
-    let (writer, guard) = NonBlockingBuilder::default().lossy(false).finish(stderr);
-    let lines = fmt::layer().with_writer(writer);
+/// Sends log lines to standard error from now on; to a collector too, if that is wanted.
+pub fn start(
+    filter: EnvFilter,
+    format: Format,
+    exporters: Option<&Exporters>,
+) -> io::Result<Written> {
+    let gathered = Lines::start()?;
+    let lines = fmt::layer().with_writer(Arc::clone(&gathered));
     let human = match format {
         Format::Auto => io::stderr().is_terminal(),
         Format::Human => true,
@@ -56,5 +55,5 @@ pub fn start(filter: EnvFilter, format: Format, exporters: Option<&Exporters>) -
     if let Err(error) = registry().with(filter).with(lines).with(exported).try_init() {
         tracing::debug!(%error, "log lines were set up before");
     }
-    guard
+    Ok(Written(gathered))
 }

@@ -3,9 +3,12 @@
 
 mod exporters;
 pub mod instruments;
+mod lines;
 pub mod log;
 mod metrics;
+pub mod panic;
 pub mod trace;
 
 pub use exporters::{Exporters, InvalidVariable, Signals, Telemetry};
+pub use lines::Written;
 pub use metrics::{Exposition, Metrics};

@@ -207,7 +207,8 @@ impl Worker {
 
     fn start_lane(self: &Arc<Self>, first: Box<Admitted>) {
         let worker = Arc::clone(self);
-        self.tasks.spawn(async move { worker.run_lane(first).await });
+        // Boxed: a task's future is moved several times, and this one is large.
+        self.tasks.spawn(Box::pin(async move { worker.run_lane(first).await }));
     }
 
     /// One customer's events, until none waits.
