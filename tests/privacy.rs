@@ -192,8 +192,7 @@ async fn a_bug_is_told_by_its_place_and_without_values(_: Context) -> Result<()>
         ensure!(told.contains("panic at tests/privacy.rs:"), "{told}");
         ensure!(told.contains("end_by_a_bug_if_asked") == (backtrace == "1"), "{told}");
         ensure!(told.contains(WRITTEN) == (bug == WRITTEN), "{told}");
-        let found = found(&told, &MARKS)?;
-        ensure!(found.is_empty(), "told {found:#?}");
+        ensure!(!told.contains("Markaddress"), "{told}");
     }
     Ok(())
 }

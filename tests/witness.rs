@@ -16,7 +16,7 @@ use crate::support::traffic::{
     OPENED, all_applied, assert_one_outage, is_long, lines, publish, publish_for,
     with_default_outage, wrote,
 };
-use crate::telemetry::{serve, shows};
+use crate::telemetry::{reads, serve, shows};
 
 suite!(Broker:
     a_wrong_secret_is_healed_by_its_file_alone,
@@ -150,6 +150,7 @@ async fn an_exhausted_event_without_a_witness_waits(context: Context) -> Result<
     // The longest tier, for a test to look into.
     bed.settings.set("retry.max_delay", "12800ms");
     let (relay, port) = serve(&mut bed).await?;
+    reads(&port, 200, &[("role", json!("active"))]).await?;
     let rule = json!({"match": {"entity_id": "ALONE"}, "fault": {"kind": "status", "code": 500}});
     bed.simulator.fault(rule).await?;
     bed.publish(&bed.event("e1", "ALONE", &json!({"city": "Kochi"}))).await?;

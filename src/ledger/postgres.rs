@@ -158,10 +158,8 @@ impl Postgres {
         transaction
             .batch_execute("CREATE TABLE IF NOT EXISTS relay_schema (taken BIGINT NOT NULL)")
             .await?;
-        let taken = transaction.query_opt("SELECT taken FROM relay_schema", &[]).await?;
-        let taken = taken.map_or(0, |row| row.get::<_, i64>(0));
-        let steps = usize::try_from(taken).ok().and_then(|taken| schema::POSTGRES.get(taken..));
-        let Some(steps) = steps else {
+        let taken = steps_taken(&transaction).await?;
+        let Some(steps) = schema::POSTGRES.get(taken..) else {
             return Err(Fault::Other("a newer relay made this ledger; use that one".into()));
         };
         if !steps.is_empty() {
@@ -179,11 +177,15 @@ impl Postgres {
 
     pub(super) async fn about(&self) -> Result<Option<About>, LedgerError> {
         let client = self.client().await?;
-        match about(&client).await {
+        match steps_taken(&client).await {
             Err(Fault::Server(error)) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
                 Ok(None)
             }
-            about => Ok(about?),
+            Ok(taken) if taken != schema::POSTGRES.len() => {
+                Err(Fault::Other(schema::ANOTHER_VERSION.into()).into())
+            }
+            Ok(_) => Ok(about(&client).await?),
+            Err(fault) => Err(fault.into()),
         }
     }
 
@@ -568,6 +570,12 @@ impl Postgres {
         };
         Ok(take.await?)
     }
+}
+
+async fn steps_taken(client: &impl GenericClient) -> Result<usize, Fault> {
+    let taken = client.query_opt("SELECT taken FROM relay_schema", &[]).await?;
+    let taken = taken.map_or(0, |row| row.get::<_, i64>(0));
+    Ok(usize::try_from(taken).unwrap_or(usize::MAX))
 }
 
 async fn about(client: &impl GenericClient) -> Result<Option<About>, Fault> {

@@ -1,6 +1,10 @@
 //! The tables, step by step: a ledger of an older relay is brought up to date, one of a newer relay
 //! is refused. Both backends have the same tables.
 
+/// To whoever only looks.
+pub(super) const ANOTHER_VERSION: &str = "its tables are not those of this version; \
+    `customer-relay run` brings an older ledger up to date";
+
 /// Steps for SQLite; `user_version` counts those that were taken.
 pub(super) const SQLITE: [&str; 3] = [
     "

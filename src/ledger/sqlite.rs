@@ -171,9 +171,7 @@ impl Sqlite {
         let reader = self.connection();
         let taken = steps_taken(&reader)?;
         if taken != schema::SQLITE.len() {
-            let problem = "its tables are not those of this version; `customer-relay run` brings \
-                           an older ledger up to date";
-            return Err(Fault::Other(problem.into()));
+            return Err(Fault::Other(schema::ANOTHER_VERSION.into()));
         }
         about(&reader)
     }

@@ -65,7 +65,7 @@ instruments! {
     FIELDS_WITHHELD = Counter "customer_relay.fields.withheld" ["{field}"]
         () "fields kept from overwriting newer values";
     UNWITNESSED = Counter "customer_relay.unwitnessed" ["{delivery}"]
-        ("verdict") "that nobody could tell whose fault it was: kept waiting (`wait`), or a `dead-letter` so marked";
+        ("verdict") "that nobody could tell whose fault it was: kept waiting (`wait`), or a `dead-letter` with the flag";
     DELIVERIES_LOST = Counter "customer_relay.deliveries.lost" ["{delivery}"]
         ("kind") "lost with their session: `doubled` (settled, the ack lost), `forgotten` (no end yet)";
     DELIVERIES_IN_HAND = Gauge "customer_relay.deliveries.in_hand" ["{delivery}"]
