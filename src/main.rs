@@ -6,7 +6,7 @@ use clap::Parser;
 use customer_relay::cli::{self, Cli, Exit};
 use customer_relay::telemetry::panic;
 
-/// An event is some two hundred allocations: this one spends half the time on them.
+/// With glibc's, allocations were 15 % of the CPU time that an event takes.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
