@@ -393,6 +393,8 @@ async fn a_delay_survives_kill_9_of_the_worker(context: Context) -> Result<()> {
     bed.simulator.fault(json!({"times": 1, "fault": {"kind": "status", "code": 503}})).await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     bed.queues.holds(&bed.queue("retry.3000ms"), 1, LIMIT).await?;
+    // The ack follows the confirm: killed before it, the relay would have the message at once.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     relay.kill().await?;
     let relay = bed.start_relay().await?;
     bed.applied("C1", 1).await?;
