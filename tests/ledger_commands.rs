@@ -317,7 +317,6 @@ fn lose_ledger(bed: &Bed) -> Result<()> {
 async fn refused(bed: &Bed) -> Result<String> {
     let mut relay = bed.launch_relay()?;
     let status = relay.ended(LIMIT).await?;
-    tokio::time::sleep(Duration::from_millis(50)).await;
     ensure!(status.code() == Some(1), "{status}:\n{}", relay.output());
     Ok(relay.output())
 }

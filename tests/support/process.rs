@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
+use tokio_util::task::TaskTracker;
 
 use super::eventually;
 use super::local_node::Reaper;
@@ -19,6 +20,8 @@ pub struct Process {
     child: Child,
     pid: u32,
     output: Output,
+    /// Those that keep the output.
+    readers: TaskTracker,
     /// Ends the child however this process ends.
     _reaper: Reaper,
 }
@@ -55,16 +58,17 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
-        let output = Output::default();
+        let (output, readers) = (Output::default(), TaskTracker::new());
         if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(keep_lines(stdout, Arc::clone(&output)));
+            readers.spawn(keep_lines(stdout, Arc::clone(&output)));
         }
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(keep_lines(stderr, Arc::clone(&output)));
+            readers.spawn(keep_lines(stderr, Arc::clone(&output)));
         }
+        readers.close();
         let pid = child.id().context("it ended at once")?;
         let reaper = Reaper::start(KILL, &pid.to_string())?;
-        Ok(Process { child, pid, output, _reaper: reaper })
+        Ok(Process { child, pid, output, readers, _reaper: reaper })
     }
 
     /// The process id.
@@ -108,10 +112,15 @@ impl Process {
         Ok(())
     }
 
-    /// Waits for its end.
+    /// Waits for its end; all that it wrote is in the output then.
     pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
-        match tokio::time::timeout(limit, self.child.wait()).await {
-            Ok(status) => Ok(status?),
+        let end = async {
+            let status = self.child.wait().await?;
+            self.readers.wait().await;
+            anyhow::Ok(status)
+        };
+        match tokio::time::timeout(limit, end).await {
+            Ok(status) => status,
             Err(_) => bail!("still runs after {limit:?}:\n{}", self.output()),
         }
     }

@@ -92,7 +92,6 @@ impl Settings {
 pub async fn stop(mut relay: Process) -> Result<String> {
     relay.signal("TERM").await?;
     let status = relay.ended(Duration::from_secs(40)).await?;
-    tokio::time::sleep(Duration::from_millis(50)).await;
     ensure!(status.success(), "the relay ended with {status}:\n{}", relay.output());
     Ok(relay.output())
 }
