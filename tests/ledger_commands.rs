@@ -55,7 +55,7 @@ async fn told(settings: &Settings, args: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&out)?)
 }
 
-async fn shown(bed: &Bed, id: &str) -> Result<Value> {
+pub async fn shown(bed: &Bed, id: &str) -> Result<Value> {
     told(&bed.settings, &["customer", "show", id]).await
 }
 

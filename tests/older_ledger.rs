@@ -2,13 +2,13 @@
 
 use anyhow::{Result, ensure};
 use rusqlite::Connection;
-use serde_json::{Value, json};
-use tokio_postgres::NoTls;
+use serde_json::json;
 
 use crate::harness::{Context, suite};
+use crate::ledger_commands::shown;
+use crate::postgres::connect;
 use crate::support::bed::{Bed, LIMIT};
-use crate::support::relay;
-use crate::support::{eventually, relay::Settings};
+use crate::support::{eventually, relay};
 
 suite!(
     Broker: an_older_file_is_brought_up_to_date;
@@ -41,18 +41,8 @@ async fn older_tables_of_a_server_are_brought_up_to_date(context: Context) -> Re
     let mut bed = context.bed().await?;
     let url = context.postgres().await?.database().await?;
     bed.settings.set("ledger.url", &url);
-    let make_older = async || {
-        let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client.batch_execute(OLDER_TABLES).await?)
-    };
+    let make_older = async || Ok(connect(&url).await?.batch_execute(OLDER_TABLES).await?);
     upgrade(bed, make_older).await
-}
-
-async fn shown(settings: &Settings, id: &str) -> Result<Value> {
-    let (code, out, err) = settings.command(&["customer", "show", id, "--json"], b"").await?;
-    ensure!(code == 0, "exit {code}: {out}{err}");
-    Ok(serde_json::from_str(&out)?)
 }
 
 /// One field applied, one event that waits, one dead letter: before and after.
@@ -69,7 +59,7 @@ async fn upgrade(mut bed: Bed, make_older: impl AsyncFnOnce() -> Result<()>) -> 
     bed.publish(&bed.event("e-waits", "C1", &json!({"state": "Kerala"}))).await?;
     bed.publish(&bed.event("e-dead", "C1", &json!({"pincode": "none"}))).await?;
     let before = eventually("all three", LIMIT, || async {
-        let known = shown(&bed.settings, "C1").await?;
+        let known = shown(&bed, "C1").await?;
         let is_there = |part: &str| known[part].as_array().map(Vec::len) == Some(1);
         Ok((is_there("pending") && is_there("dead_letters")).then_some(known))
     })
@@ -80,7 +70,7 @@ async fn upgrade(mut bed: Bed, make_older: impl AsyncFnOnce() -> Result<()>) -> 
     ensure!(code == 1 && err.contains("older ledger"), "exit {code}: {out}{err}");
 
     let relay = bed.start_relay().await?;
-    let after = shown(&bed.settings, "C1").await?;
+    let after = shown(&bed, "C1").await?;
     assert_eq!(after["fields"], before["fields"]);
     for part in ["event", "attempts", "due", "reason"] {
         assert_eq!(after["pending"][0][part], before["pending"][0][part], "{part}");
@@ -92,7 +82,7 @@ async fn upgrade(mut bed: Bed, make_older: impl AsyncFnOnce() -> Result<()>) -> 
     older["time"] = json!("2026-01-01T00:00:00Z");
     bed.publish(&older).await?;
     eventually("the fence", LIMIT, || async {
-        Ok((shown(&bed.settings, "C1").await?["superseded"] == 1).then_some(()))
+        Ok((shown(&bed, "C1").await?["superseded"] == 1).then_some(()))
     })
     .await?;
     // What the older one did not have.

@@ -10,7 +10,7 @@ suite!(
     OwnPostgres: a_server_that_was_killed_comes_back_with_its_data
 );
 
-async fn connect(url: &str) -> Result<Client> {
+pub async fn connect(url: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)

@@ -1,6 +1,5 @@
 //! From an envelope to an update that can be sent, or to the verdict that ends it before a call.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::event::{CustomerUpdated, Decoded, Envelope, Mapping, decode};
 use super::field::Field;
 use super::history::History;
+use super::request::hex;
 use super::retry::Tiers;
 use super::update::{FieldPolicies, Update};
 use super::verdict::Verdict;
@@ -135,12 +135,7 @@ fn hash<const N: usize>(parts: [&[u8]; N]) -> String {
         hash.update(part.len().to_be_bytes());
         hash.update(part);
     }
-    let mut text = String::with_capacity(32);
-    for byte in &hash.finalize()[..16] {
-        // A String takes whatever is written.
-        write!(text, "{byte:02x}").unwrap_or_default();
-    }
-    text
+    hex(&hash.finalize()[..16])
 }
 
 #[cfg(test)]

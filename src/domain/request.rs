@@ -79,7 +79,12 @@ pub fn checksum<'a>(values: impl IntoIterator<Item = &'a str>, secret_key: &str)
         hash.update(value);
     }
     hash.update(secret_key);
-    let digits = hash.finalize().into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    hex(&hash.finalize())
+}
+
+/// Lower-case hex digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
 }
 

@@ -30,8 +30,9 @@ impl Lines {
         Ok(lines)
     }
 
+    /// As long as the process lives.
     fn serve(&self, told: &Receiver<()>) {
-        while told.recv().is_ok() {
+        for () in told {
             std::thread::sleep(GATHER);
             write_out(&mut self.out());
         }

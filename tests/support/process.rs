@@ -94,7 +94,7 @@ impl Process {
                 return Ok(line.to_owned());
             }
             if let Some(status) = self.child.try_wait()? {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.readers.wait().await;
                 bail!("ended ({status}) before it wrote {text:?}:\n{}", self.output());
             }
             if tokio::time::Instant::now() > end {
