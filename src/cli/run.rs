@@ -23,13 +23,14 @@ pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::R
     });
     let work_queue = config.broker.topology.work_queue();
     let telemetry = exporters.telemetry(&work_queue, config.publisher_trace);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // One thread: what there is to compute takes far less than the portal does, and of several each
+    // would wake the others all the time. What waits for the disk has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(stop_on_signals(stop.clone(), cut.clone())?);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
-        // On a worker thread: from the main one, each task would take the long way in.
-        let report = tokio::spawn(worker::run(config, telemetry, stop, cut)).await??;
+        let report = worker::run(config, telemetry, stop, cut).await?;
         tracing::info!("stopped: {report}");
         Ok(Exit::Done)
     });
