@@ -11,9 +11,9 @@ use crate::pauses::Pauses;
 
 /// Requests answered in one round, at most.
 const MOST: usize = 256;
-/// Where requests come thick and fast, a round waits for so much more of them: a commit costs nearly
-/// the same for thirty as for one. A lone request never waits.
-const GATHER: Duration = Duration::from_millis(2);
+/// Where requests come thick and fast, a round that ends in a commit waits so long for more of them:
+/// it costs nearly the same for thirty as for one. A lone request never waits.
+const GATHER: Duration = Duration::from_millis(5);
 /// Longest pause before a round that failed is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -33,6 +33,13 @@ impl Kind {
     }
 }
 
+/// What a round ends with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Commit,
+    Nothing,
+}
+
 /// Where requests are handed in.
 pub(super) struct Desk<Q, A> {
     requests: mpsc::Sender<(Q, oneshot::Sender<A>)>,
@@ -46,13 +53,18 @@ impl<Q, A> fmt::Debug for Desk<Q, A> {
 
 impl<Q: Send + Sync + 'static, A: Send + 'static> Desk<Q, A> {
     /// Answers requests by rounds of `act` until the desk is dropped.
-    pub(super) fn open<F, R>(act: F, kind: Kind, health: watch::Sender<Health>) -> Desk<Q, A>
+    pub(super) fn open<F, R>(
+        act: F,
+        kind: Kind,
+        end: End,
+        health: watch::Sender<Health>,
+    ) -> Desk<Q, A>
     where
         F: Fn(Arc<Vec<Q>>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Vec<A>, LedgerError>> + Send + 'static,
     {
         let (requests, inbox) = mpsc::channel(MOST);
-        tokio::spawn(serve(inbox, act, kind, health));
+        tokio::spawn(serve(inbox, act, kind, end, health));
         Desk { requests }
     }
 
@@ -73,6 +85,7 @@ async fn serve<Q, A, F, R>(
     mut inbox: mpsc::Receiver<(Q, oneshot::Sender<A>)>,
     act: F,
     kind: Kind,
+    end: End,
     health: watch::Sender<Health>,
 ) where
     F: Fn(Arc<Vec<Q>>) -> R,
@@ -81,7 +94,7 @@ async fn serve<Q, A, F, R>(
     let mut round = Vec::with_capacity(MOST);
     let mut is_busy = false;
     while inbox.recv_many(&mut round, MOST).await > 0 {
-        if is_busy || round.len() > 1 {
+        if end == End::Commit && (is_busy || round.len() > 1) {
             tokio::time::sleep(GATHER).await;
             while round.len() < MOST
                 && let Ok(request) = inbox.try_recv()

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::domain::row::Row;
-use batch::{Desk, Kind};
+use batch::{Desk, End, Kind};
 pub use change::{Act, Change, Committed, Note, PendingNote, ReplayEnd};
 pub use migrate::Migration;
 pub use place::Place;
@@ -181,8 +181,11 @@ impl Ledger {
                 Ok(done)
             }
         };
-        let readers = Desk::open(open, Kind::Reading, says.clone());
-        let writers = Desk::open(commit, Kind::Writing, says);
+        // Where there are leases, to read is to write.
+        let reading_ends =
+            if matches!(store, Store::Postgres(_)) { End::Commit } else { End::Nothing };
+        let readers = Desk::open(open, Kind::Reading, reading_ends, says.clone());
+        let writers = Desk::open(commit, Kind::Writing, End::Commit, says);
         Ledger { kept: Some(Kept { store, about, readers, writers }), health }
     }
 
@@ -213,10 +216,9 @@ impl Ledger {
 
     /// Reads a customer, waiting as long as the ledger takes.
     pub async fn open(&self, key: CustomerKey) -> Opening {
-        let Some(kept) = &self.kept else { return Opening::Ours(Box::default()) };
-        match kept.store.open_at_once(key) {
-            Some(opening) => opening,
-            None => kept.readers.ask(key).await,
+        match &self.kept {
+            Some(kept) => kept.readers.ask(key).await,
+            None => Opening::Ours(Box::default()),
         }
     }
 

@@ -190,11 +190,6 @@ impl Sqlite {
         keys.iter().map(|key| open(&transaction, *key)).collect()
     }
 
-    /// Reads one customer if nobody else reads or writes just now.
-    pub(super) fn open_at_once(&self, key: CustomerKey) -> Option<Result<Opening, Fault>> {
-        Some(open(&*self.connection.try_lock().ok()?, key))
-    }
-
     pub(super) fn commit(&self, changes: &[Change]) -> Result<Vec<Committed>, Fault> {
         let mut writer = self.connection();
         let transaction =

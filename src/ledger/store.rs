@@ -158,15 +158,6 @@ impl Store {
         }
     }
 
-    /// Reads one customer, if that takes no waiting: a few microseconds, most often from memory. Not
-    /// an error's place: whoever asks the longer way is told.
-    pub(super) fn open_at_once(&self, key: CustomerKey) -> Option<Opening> {
-        match self {
-            Store::Sqlite(sqlite) => sqlite.open_at_once(key)?.ok(),
-            Store::Postgres(_) => None,
-        }
-    }
-
     /// Records changes, all or none.
     pub(super) async fn commit(
         &self,
