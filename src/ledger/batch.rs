@@ -21,23 +21,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Reading,
+    /// Reading that takes a lease.
+    Leasing,
     Writing,
 }
 
 impl Kind {
     fn name(self) -> &'static str {
         match self {
-            Kind::Reading => "reading",
+            Kind::Reading | Kind::Leasing => "reading",
             Kind::Writing => "writing",
         }
     }
-}
 
-/// What a round ends with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Commit,
-    Nothing,
+    fn commits(self) -> bool {
+        self != Kind::Reading
+    }
 }
 
 /// Where requests are handed in.
@@ -53,18 +52,13 @@ impl<Q, A> fmt::Debug for Desk<Q, A> {
 
 impl<Q: Send + Sync + 'static, A: Send + 'static> Desk<Q, A> {
     /// Answers requests by rounds of `act` until the desk is dropped.
-    pub(super) fn open<F, R>(
-        act: F,
-        kind: Kind,
-        end: End,
-        health: watch::Sender<Health>,
-    ) -> Desk<Q, A>
+    pub(super) fn open<F, R>(act: F, kind: Kind, health: watch::Sender<Health>) -> Desk<Q, A>
     where
         F: Fn(Arc<Vec<Q>>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Vec<A>, LedgerError>> + Send + 'static,
     {
         let (requests, inbox) = mpsc::channel(MOST);
-        tokio::spawn(serve(inbox, act, kind, end, health));
+        tokio::spawn(serve(inbox, act, kind, health));
         Desk { requests }
     }
 
@@ -85,7 +79,6 @@ async fn serve<Q, A, F, R>(
     mut inbox: mpsc::Receiver<(Q, oneshot::Sender<A>)>,
     act: F,
     kind: Kind,
-    end: End,
     health: watch::Sender<Health>,
 ) where
     F: Fn(Arc<Vec<Q>>) -> R,
@@ -94,7 +87,7 @@ async fn serve<Q, A, F, R>(
     let mut round = Vec::with_capacity(MOST);
     let mut is_busy = false;
     while inbox.recv_many(&mut round, MOST).await > 0 {
-        if end == End::Commit && (is_busy || round.len() > 1) {
+        if kind.commits() && (is_busy || round.len() > 1) {
             tokio::time::sleep(GATHER).await;
             while round.len() < MOST
                 && let Ok(request) = inbox.try_recv()
@@ -147,7 +140,7 @@ where
 fn set(health: &watch::Sender<Health>, kind: Kind, fault: Option<String>) -> bool {
     health.send_if_modified(|health| {
         let known = match kind {
-            Kind::Reading => &mut health.reading,
+            Kind::Reading | Kind::Leasing => &mut health.reading,
             Kind::Writing => &mut health.writing,
         };
         let is_news = *known != fault;

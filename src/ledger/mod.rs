@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::domain::row::Row;
-use batch::{Desk, End, Kind};
+use batch::{Desk, Kind};
 pub use change::{Act, Change, Committed, Note, PendingNote, ReplayEnd};
 pub use migrate::Migration;
 pub use place::Place;
@@ -181,11 +181,9 @@ impl Ledger {
                 Ok(done)
             }
         };
-        // Where there are leases, to read is to write.
-        let reading_ends =
-            if matches!(store, Store::Postgres(_)) { End::Commit } else { End::Nothing };
-        let readers = Desk::open(open, Kind::Reading, reading_ends, says.clone());
-        let writers = Desk::open(commit, Kind::Writing, End::Commit, says);
+        let reading = if store.is_shared() { Kind::Leasing } else { Kind::Reading };
+        let readers = Desk::open(open, reading, says.clone());
+        let writers = Desk::open(commit, Kind::Writing, says);
         Ledger { kept: Some(Kept { store, about, readers, writers }), health }
     }
 
@@ -206,7 +204,7 @@ impl Ledger {
 
     /// Whether several relays can work on it at once.
     pub fn is_shared(&self) -> bool {
-        matches!(self.kept, Some(Kept { store: Store::Postgres(_), .. }))
+        self.store().is_some_and(Store::is_shared)
     }
 
     /// A customer's key; without a ledger they are all one.

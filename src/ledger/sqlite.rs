@@ -185,9 +185,9 @@ impl Sqlite {
     }
 
     pub(super) fn open(&self, keys: &[CustomerKey]) -> Result<Vec<Opening>, Fault> {
-        let connection = self.connection();
-        let transaction = connection.unchecked_transaction()?;
-        keys.iter().map(|key| open(&transaction, *key)).collect()
+        let rows = self.rows(keys)?.into_iter();
+        let ours = |row| Opening::Ours(Box::new(Opened { row, ..Opened::default() }));
+        Ok(rows.map(ours).collect())
     }
 
     pub(super) fn commit(&self, changes: &[Change]) -> Result<Vec<Committed>, Fault> {
@@ -483,11 +483,6 @@ fn lock(path: &Path) -> Result<File, LedgerError> {
 fn steps_taken(connection: &Connection) -> Result<usize, Fault> {
     let taken: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     Ok(usize::try_from(taken).unwrap_or(usize::MAX))
-}
-
-fn open(connection: &Connection, key: CustomerKey) -> Result<Opening, Fault> {
-    let row = row(connection, key)?;
-    Ok(Opening::Ours(Box::new(Opened { row, ..Opened::default() })))
 }
 
 fn row(connection: &Connection, key: CustomerKey) -> Result<Row, Fault> {

@@ -146,6 +146,11 @@ impl Store {
         }
     }
 
+    /// Whether several relays can work on it at once.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Store::Postgres(_))
+    }
+
     /// Reads customers, and takes a lease on each where leases are needed.
     pub(super) async fn open(
         &self,
