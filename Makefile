@@ -5,7 +5,7 @@ LOCKED := --locked
 SEEDS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos cluster-test image image-test validate lint deny sbom check bench simulator clean
+.PHONY: help setup run test mutants chaos cluster-test image image-test validate lint deny sbom check bench simulator clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ run: ## The tour: broker, simulator and relay, 1,215 events through them, and th
 
 test: setup ## Unit tests, and the promises on every RabbitMQ release there is
 	$(CARGO) test $(LOCKED)
+
+mutants: ## Mistakes planted in a copy, one after another; the simulation must catch each: MUTANT=name for one
+	@MUTANT=$(MUTANT) tests/support/mutants.sh
 
 chaos: setup ## Storms of faults, one a seed, every event accounted for: SEEDS=20, or SEED=n alone
 	SEEDS=$(SEEDS) SEED=$(SEED) $(CARGO) test $(LOCKED) --quiet --test chaos

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
+use crate::domain::clock_offset::Time;
+
 /// Now, in UTC.
 pub fn now() -> Timestamp {
     Timestamp::now()
@@ -14,6 +16,11 @@ pub fn now() -> Timestamp {
 /// Now, for measuring how long something takes.
 pub fn instant() -> Instant {
     Instant::now()
+}
+
+/// Now, on both clocks.
+pub fn time() -> Time {
+    Time { wall: now(), now: instant() }
 }
 
 /// A number in [0, 1), for jitter.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::domain::breaker::Kind;
+use crate::domain::clock_offset;
 
 /// Messages ready in the relay's queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Reading {
     pub is_paused: bool,
     /// Whether the ledger can be read and written.
     pub is_ledger_healthy: bool,
+    /// Customers whose rows in the ledger cannot be read: their events wait.
+    pub unreadable_rows: usize,
     /// One of our rules refuses most customers.
     pub is_fuse_blown: bool,
     /// closed, open or half-open.
@@ -63,6 +66,8 @@ pub struct Reading {
     pub depths: Option<Depths>,
     /// As last seen.
     pub out_of_step: Option<OutOfStep>,
+    /// How far our clock is from each of [`clock_offset::Source::ALL`], in seconds: ours minus theirs.
+    pub clock_offsets: [Option<f64>; clock_offset::Source::ALL.len()],
 }
 
 impl Reading {
@@ -75,6 +80,7 @@ impl Reading {
         is_draining: false,
         is_paused: false,
         is_ledger_healthy: true,
+        unreadable_rows: 0,
         is_fuse_blown: false,
         breaker: "closed",
         outage: None,
@@ -82,6 +88,7 @@ impl Reading {
         calls: 0,
         depths: None,
         out_of_step: None,
+        clock_offsets: [None; clock_offset::Source::ALL.len()],
     };
 
     /// Whether it can do its work: it takes deliveries, or stands by to. An outage of the portal and
@@ -104,6 +111,7 @@ impl Reading {
             "broker": if self.is_connected { "connected" } else { "not connected" },
             "topology": if self.fits_broker { "fits" } else { "does not fit" },
             "ledger": if self.is_ledger_healthy { "works" } else { "fails" },
+            "unreadable_rows": self.unreadable_rows,
             "breaker": self.breaker,
             "outage": self.outage.map(Kind::name),
             "paused": self.is_paused,
@@ -181,5 +189,6 @@ impl Vitals {
 /// For how long the first customer has been out of step.
 pub fn age(out_of_step: OutOfStep, now: Timestamp) -> Duration {
     let since = out_of_step.since.unwrap_or(now);
-    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+    // The clock may have been set back.
+    Duration::try_from(now.duration_since(since)).unwrap_or(Duration::ZERO)
 }

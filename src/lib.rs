@@ -10,11 +10,13 @@
 //! 4. it is held against what the portal is known to have, and merged with what waits behind it:
 //!    [`ledger`], [`domain::row`], [`domain::merge`]
 //! 5. it is signed and sent: [`domain::request`], [`portal`]
-//! 6. the answer is judged: [`domain::response`]
-//! 7. the outcome becomes a verdict: [`domain::verdict`], with the timetable of [`domain::retry`]
-//! 8. the verdict is carried out, durably, and recorded; only then is the message acked: [`worker`],
+//! 6. the answer is judged: [`domain::response`], [`domain::outcome`]
+//! 7. a fault is attributed to the event or to everybody: [`domain::gate`], [`domain::faults`]
+//! 8. the outcome becomes a verdict: [`domain::verdict`], with the timetable of [`domain::retry`]
+//! 9. the verdict is carried out, durably, and recorded; only then is the message acked: [`worker`],
 //!    [`ledger`]
 //!
+//! Steps 4 to 8 are one machine, [`domain::turn`], that the worker and the simulation carry out.
 //! [`domain`] decides and touches nothing; everything else acts.
 
 pub mod domain;
@@ -32,6 +34,8 @@ pub mod dead_letters;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod health;
 pub mod pauses;
+pub mod stack;
 pub mod telemetry;

@@ -218,7 +218,7 @@ async fn a_memory_alarm_holds_retries_back_and_loses_nothing_even_to_kill_9(
     let mut bed = context.bed_on(&broker, &[]).await?;
     bed.settings.set("broker.operation_timeout", "1s").set("retry.immediate_retries", "0");
     bed.declare().await?;
-    bed.simulator.fault(json!({"times": 2, "fault": {"kind": "status", "code": 503}})).await?;
+    bed.simulator.fault(json!({"match": {"entity_id": "C1"}, "times": 2, "fault": {"kind": "status", "code": 503}})).await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     broker.ctl(&["set_vm_memory_high_watermark", "0"]).await?;
     let blocked = ["kept unacked", "the broker has blocked publishers"];

@@ -12,7 +12,8 @@ use crate::harness::{Context, suite};
 use crate::support::bed::Bed;
 use crate::support::crm::History;
 use crate::support::process::Process;
-use crate::support::{eventually, relay, seed};
+use crate::support::traffic::is_long;
+use crate::support::{held, relay, seed};
 
 suite!(
 Broker:
@@ -22,9 +23,15 @@ Postgres:
     three_relays_with_postgres_end_as_in_order_application_does,
 );
 
-const EVENTS: usize = 20_000;
-const CUSTOMERS: usize = 500;
+/// Events of a long run, `TEST_LONG=1`; there are as many to a customer in a short one.
+const MANY: usize = 20_000;
+const FEW: usize = 6_000;
+const EVENTS_A_CUSTOMER: usize = 40;
 const LIMIT: Duration = Duration::from_mins(4);
+
+fn events() -> usize {
+    if is_long() { MANY } else { FEW }
+}
 
 /// One call in five fails, and goes to a retry tier at once: what comes later overtakes.
 async fn stage(context: &Context) -> Result<Bed> {
@@ -46,34 +53,10 @@ async fn stage(context: &Context) -> Result<Bed> {
     Ok(bed)
 }
 
-/// Publishes it all, and waits until nothing is left.
-async fn relay_all(bed: &Bed, history: &History) -> Result<()> {
+/// Publishes it all, and waits until every event has come to its end.
+async fn relay_all(context: &Context, bed: &Bed, history: &History) -> Result<()> {
     bed.queues.publish_events(&bed.exchange(), &history.events).await?;
-    let tiers = ["100ms", "150ms", "200ms", "300ms", "400ms"].map(|tier| format!("retry.{tier}"));
-    let queues: Vec<String> =
-        tiers.iter().map(String::as_str).chain(["work"]).map(|name| bed.queue(name)).collect();
-    let mut calm = 0;
-    eventually("empty queues and no call", LIMIT, || async {
-        let before = bed.simulator.stats().await?["calls"].clone();
-        let mut left = 0;
-        for queue in &queues {
-            left += bed.queues.depth(queue).await?;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let is_calm = left == 0 && before == bed.simulator.stats().await?["calls"];
-        Ok(is_calm.then_some(()))
-    })
-    .await?;
-    // Once more: a message may have been between two queues at each look.
-    while calm < 5 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let mut left = 0;
-        for queue in &queues {
-            left += bed.queues.depth(queue).await?;
-        }
-        calm = if left == 0 { calm + 1 } else { 0 };
-    }
-    Ok(())
+    held::until_all_ended(bed, context.broker().await?, LIMIT).await
 }
 
 async fn assert_converged(bed: &Bed, history: &History, seed: u64) -> Result<()> {
@@ -112,13 +95,14 @@ async fn one_relay_with_sqlite_ends_as_in_order_application_does(context: Contex
     let mut dice = StdRng::seed_from_u64(seed);
     let mut bed = stage(&context).await?;
     bed.settings.set("worker.merge", "false");
-    let history = History::draw(bed.prefix(), EVENTS, CUSTOMERS, &mut dice);
+    let history = History::draw(bed.prefix(), events(), events() / EVENTS_A_CUSTOMER, &mut dice);
     let relay = bed.start_relay().await?;
-    relay_all(&bed, &history).await?;
+    relay_all(&context, &bed, &history).await?;
     assert_converged(&bed, &history, seed).await?;
     let withheld = withheld(&end(vec![relay]).await?);
     println!(
-        "SQLite, one relay: {EVENTS} events, 0 wrong fields; the fence withheld {withheld} older values"
+        "SQLite, one relay: {} events, 0 wrong fields; the fence withheld {withheld} older values",
+        history.events.len()
     );
     ensure!(withheld > 100, "nothing was put to the test");
     bed.finish().await
@@ -128,12 +112,12 @@ async fn without_the_fence_retries_overwrite_newer_values(context: Context) -> R
     let mut dice = StdRng::seed_from_u64(seed()?);
     let mut bed = stage(&context).await?;
     bed.settings.set("worker.merge", "false").set("ledger.url", "none");
-    let history = History::draw(bed.prefix(), EVENTS / 4, CUSTOMERS / 4, &mut dice);
+    let history = History::draw(bed.prefix(), FEW, FEW / EVENTS_A_CUSTOMER, &mut dice);
     let relay = bed.start_relay().await?;
-    relay_all(&bed, &history).await?;
+    relay_all(&context, &bed, &history).await?;
     let wrong = history.wrong_fields(&bed).await?.len();
     let fields: usize = history.expected.values().map(std::collections::BTreeMap::len).sum();
-    println!("no ledger: {wrong} of {fields} fields ended wrong after {} events", EVENTS / 4);
+    println!("no ledger: {wrong} of {fields} fields ended wrong after {FEW} events");
     ensure!(wrong > 0, "the test above proves nothing");
     end(vec![relay]).await?;
     bed.finish().await
@@ -147,16 +131,17 @@ async fn three_relays_with_postgres_end_as_in_order_application_does(
     let mut bed = stage(&context).await?;
     let postgres = context.postgres().await?;
     bed.settings.set("ledger.url", &postgres.database().await?).set("broker.prefetch", "150");
-    let history = History::draw(bed.prefix(), EVENTS, CUSTOMERS, &mut dice);
+    let history = History::draw(bed.prefix(), events(), events() / EVENTS_A_CUSTOMER, &mut dice);
     let mut relays = Vec::new();
     for _ in 0..3 {
         relays.push(bed.start_relay().await?);
     }
-    relay_all(&bed, &history).await?;
+    relay_all(&context, &bed, &history).await?;
     assert_converged(&bed, &history, seed).await?;
     let withheld = withheld(&end(relays).await?);
     println!(
-        "PostgreSQL, three relays: {EVENTS} events, 0 wrong fields; the fence withheld {withheld} values, merging included"
+        "PostgreSQL, three relays: {} events, 0 wrong fields; the fence withheld {withheld} values, merging included",
+        history.events.len()
     );
     ensure!(withheld > 100, "nothing was put to the test");
     bed.finish().await

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT, structured};
+use crate::support::chaos::{ChaosProxy, Fault};
 use crate::support::process::Process;
 use crate::support::relay::{self, PROGRAM};
 use crate::support::traffic::is_long;
@@ -23,6 +24,7 @@ suite!(Broker:
     two_hundred_looks_drop_nothing_and_keep_the_order,
     very_many_letters_are_looked_through_in_seconds,
     one_looks_at_a_time_and_the_other_is_told_who,
+    all_letters_are_seen_over_a_slow_link,
     a_group_is_healed_by_one_edit_and_the_originals_can_be_restored,
     one_letter_is_edited_in_the_operators_editor,
     archived_letters_are_kept_and_come_back,
@@ -374,6 +376,24 @@ async fn very_many_letters_are_looked_through_in_seconds(context: Context) -> Re
 
 /// Of a debug build beside other tests.
 const TIME_LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 5 });
+
+/// A queue has no more letters ready long before the last one is here.
+async fn all_letters_are_seen_over_a_slow_link(context: Context) -> Result<()> {
+    let mut bed = context.bed().await?;
+    let relay = bed.start_relay().await?;
+    let events: Vec<Value> =
+        (0..40).map(|n| of_customer(&bed, n, &json!({"state": "Tamil Nadu"}))).collect();
+    bury(&bed, &events).await?;
+    let url = bed.broker_url().to_owned();
+    let proxy = ChaosProxy::start(context.broker().await?.address()).await?;
+    proxy.set(Fault::Delay(Duration::from_millis(150))).await;
+    bed.settings.set("broker.url", &proxy.through(&url));
+    assert_eq!(told(&bed, &["dead", "reindex"]).await?["indexed"], 40);
+    bed.settings.set("broker.url", &url);
+    assert_eq!(told(&bed, &["dead", "groups"]).await?["total"], 40);
+    bed.queues.take_all(&bed.queue("dead")).await?;
+    bed.end(relay).await.map(drop)
+}
 
 async fn one_looks_at_a_time_and_the_other_is_told_who(context: Context) -> Result<()> {
     let bed = context.bed().await?;

@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
+use crate::repeat::{repeated, runs};
 use crate::support::bed::Bed;
 use crate::support::broker::{self, Broker, Kind, Source};
 use crate::support::postgres::{self, Postgres};
@@ -40,11 +41,17 @@ pub enum Needs {
     Postgres,
     /// One to share, and a PostgreSQL for itself, to kill.
     OwnPostgres,
+    /// No broker, but a PostgreSQL to share: it runs once.
+    PostgresAlone,
 }
 
 impl Needs {
     fn postgres(self) -> bool {
-        matches!(self, Needs::Postgres | Needs::OwnPostgres)
+        matches!(self, Needs::Postgres | Needs::OwnPostgres | Needs::PostgresAlone)
+    }
+
+    fn broker(self) -> bool {
+        !matches!(self, Needs::NoBroker | Needs::PostgresAlone)
     }
 }
 
@@ -182,6 +189,7 @@ fn run_on_brokers(args: &Arguments, suites: &[(&'static str, Suite)]) -> Result<
         .collect();
     let mut harness = Harness {
         runtime,
+        runs: runs()?,
         postgres: Arc::default(),
         cleanups: TaskTracker::new(),
         begun: Arc::default(),
@@ -192,7 +200,7 @@ fn run_on_brokers(args: &Arguments, suites: &[(&'static str, Suite)]) -> Result<
     for broker in &brokers {
         harness.add(Some(broker), suites);
     }
-    let Harness { runtime, postgres, cleanups, begun, trials, left_out } = harness;
+    let Harness { runtime, postgres, cleanups, begun, trials, left_out, .. } = harness;
     if !left_out.is_empty() {
         println!(
             "a given server is not ours to kill or administer; left out: {}",
@@ -225,6 +233,7 @@ fn run_on_brokers(args: &Arguments, suites: &[(&'static str, Suite)]) -> Result<
 
 struct Harness {
     runtime: Arc<Runtime>,
+    runs: usize,
     postgres: Arc<SharedPostgres>,
     cleanups: TaskTracker,
     /// Trials that need a broker, and nothing else.
@@ -238,13 +247,15 @@ impl Harness {
         let is_given = shared.is_some_and(|shared| matches!(shared.source, Source::Given(_)));
         for (suite, tests) in suites {
             for (test, needs, run) in tests {
-                if (*needs == Needs::NoBroker) != shared.is_none() {
+                if needs.broker() != shared.is_some() {
                     continue;
                 }
                 let is_left_out = match needs {
                     Needs::ManagedBroker | Needs::OwnBroker => is_given,
                     Needs::OwnPostgres => postgres::is_given(),
-                    Needs::NoBroker | Needs::Broker | Needs::Postgres => false,
+                    Needs::NoBroker | Needs::Broker | Needs::Postgres | Needs::PostgresAlone => {
+                        false
+                    }
                 };
                 if is_left_out {
                     self.left_out.insert(format!("{suite}::{test}"));
@@ -265,26 +276,33 @@ impl Harness {
 
     fn trial(&self, name: String, context: Context, run: Run) -> Trial {
         let (runtime, begun) = (Arc::clone(&self.runtime), Arc::clone(&self.begun));
-        let timed = std::env::var_os("TEST_TIMES").map(|_| name.clone());
-        Trial::test(name, move || {
+        let timed = std::env::var_os("TEST_TIMES").is_some();
+        let runs = self.runs;
+        Trial::test(name.clone(), move || {
             let needs_broker = context.shared.is_some() && context.postgres.is_none();
             begun.fetch_add(usize::from(needs_broker), Ordering::Relaxed);
-            let start = std::time::Instant::now();
-            let ended =
-                runtime.block_on(async { tokio::time::timeout(TRIAL_LIMIT, run(context)).await });
-            if let Some(name) = timed {
-                eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
-            }
-            match ended {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(Failed::from(format!("{error:#}"))),
-                Err(_) => Err(Failed::from(format!("did not end within {TRIAL_LIMIT:?}"))),
-            }
+            let once = || {
+                let start = std::time::Instant::now();
+                let ended = runtime.block_on(limited(run(context.clone())));
+                if timed {
+                    eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+                }
+                ended
+            };
+            if runs == 1 { once() } else { repeated(&name, runs, once) }
         })
     }
 }
 
 const TRIAL_LIMIT: Duration = Duration::from_mins(4);
+
+async fn limited(run: impl Future<Output = Result<()>>) -> Result<(), Failed> {
+    match tokio::time::timeout(TRIAL_LIMIT, run).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failed::from(format!("{error:#}"))),
+        Err(_) => Err(Failed::from(format!("did not end within {TRIAL_LIMIT:?}"))),
+    }
+}
 
 /// Ends the brokers. What was tested on, and what of it must fail the run: a run that has Docker
 /// must not pass on anything else, or on nothing.

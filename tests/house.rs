@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use customer_relay::domain::breaker::Kind;
 use customer_relay::domain::dead_letter::Reason;
+use customer_relay::domain::outcome::{Facts, Limit, Outcome, Scope};
 
 use crate::harness::{Context, suite};
 
@@ -14,6 +15,8 @@ suite!(NoBroker:
     the_domain_touches_nothing,
     each_outside_library_has_its_home,
     the_runbook_has_one_entry_for_each_reason_and_kind_and_no_other,
+    the_runbook_states_the_facts_of_each_outcome,
+    each_planted_mistake_names_its_rule_and_still_applies,
 );
 
 fn sources(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
@@ -85,12 +88,14 @@ async fn each_outside_library_has_its_home(_: Context) -> Result<()> {
         ("lapin::", &["amqp"][..]),
         ("reqwest::", &["portal", "admin/client.rs"]),
         ("axum::", &["admin"]),
+        ("hyper::", &["admin/listener"]),
+        ("rustix::", &["descriptors.rs"]),
         ("backoff::", &["pauses.rs"]),
         ("governor::", &["worker/gate.rs"]),
-        ("rusqlite::", &["ledger/sqlite.rs"]),
+        ("rusqlite::", &["ledger/sqlite"]),
         ("tokio_postgres::", &["ledger"]),
-        ("deadpool_postgres::", &["ledger/postgres.rs"]),
-        ("postcard::", &["domain/row.rs"]),
+        ("deadpool_postgres::", &["ledger/postgres"]),
+        ("postcard::", &["domain/packed.rs"]),
         ("opentelemetry_sdk::", &["telemetry"]),
         ("opentelemetry_otlp::", &["telemetry"]),
         ("opentelemetry_prometheus::", &["telemetry"]),
@@ -119,5 +124,83 @@ async fn the_runbook_has_one_entry_for_each_reason_and_kind_and_no_other(_: Cont
     };
     assert_eq!(entries("## Dead letters, by reason"), Reason::ALL.map(Reason::name));
     assert_eq!(entries("## Outages, by kind"), Kind::ALL.map(Kind::name));
+    Ok(())
+}
+
+/// The table's row of an outcome.
+fn row(outcome: Outcome) -> String {
+    let name = outcome.name();
+    let Some(facts) = outcome.facts() else {
+        return format!("| `{name}` |{}", " - |".repeat(7));
+    };
+    let Facts { scope, outage, limit, reason, .. } = facts;
+    let scope = match scope {
+        Scope::Message => "event",
+        Scope::Customer => "customer or everybody",
+        Scope::Endpoint => "everybody",
+        Scope::Throttle => "too fast",
+    };
+    let outage = outage.map_or("-", Kind::name);
+    let limit = match limit {
+        Limit::Attempts => "max_attempts",
+        Limit::Rejected => "rejected_retries",
+        Limit::DuplicateEmail => "duplicate_email_retries",
+        Limit::ContractViolation => "contract_violation_attempts",
+    };
+    let reason = reason.name();
+    let [applied, under_way, again] =
+        [facts.is_ambiguous, facts.may_be_under_way, facts.allows_immediate_retry]
+            .map(|is_so| if is_so { "yes" } else { "no" });
+    format!(
+        "| `{name}` | {scope} | {outage} | {limit} | {reason} | {applied} | {under_way} | {again} |"
+    )
+}
+
+async fn the_runbook_states_the_facts_of_each_outcome(_: Context) -> Result<()> {
+    let runbook = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/RUNBOOK.md");
+    let runbook = std::fs::read_to_string(runbook)?;
+    let lines = runbook.lines().skip_while(|line| *line != "## Outcomes of a call").skip(1);
+    let lines = lines.take_while(|line| !line.starts_with("## "));
+    let rows: Vec<&str> = lines.filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(rows, Outcome::ALL.map(row));
+    Ok(())
+}
+
+/// Each part of a patch, by file: the lines that it finds there.
+fn lines_before(patch: &str) -> Result<Vec<(&str, String)>> {
+    let (mut file, mut parts) = (None, Vec::new());
+    for line in patch.lines() {
+        if line.starts_with("@@ ") {
+            parts.push((file.context("a part without a file")?, String::new()));
+        } else if let Some(path) = line.strip_prefix("--- a/") {
+            file = Some(path);
+        } else if let (Some(kept), Some((_, before))) =
+            (line.strip_prefix([' ', '-']).filter(|_| !line.starts_with("---")), parts.last_mut())
+        {
+            before.push_str(kept);
+            before.push('\n');
+        }
+    }
+    Ok(parts)
+}
+
+async fn each_planted_mistake_names_its_rule_and_still_applies(_: Context) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(root.join("tests/mutants"))? {
+        let path = entry?.path();
+        let name = path.display();
+        ensure!(path.extension().is_some_and(|extension| extension == "patch"), "{name}?");
+        let text = std::fs::read_to_string(&path)?;
+        ensure!(text.starts_with("Rule: "), "{name} does not begin with the rule that it breaks");
+        let parts = lines_before(&text)?;
+        ensure!(!parts.is_empty(), "{name} changes nothing");
+        for (file, before) in parts {
+            let source = std::fs::read_to_string(root.join(file))?;
+            ensure!(source.contains(&before), "{name} does not apply to {file}: make it anew");
+        }
+        count += 1;
+    }
+    ensure!(count >= 14, "{count} planted mistakes");
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use customer_relay::domain::field::{Field, FieldSet};
 use customer_relay::domain::row::Row;
-use customer_relay::domain::version::{OrderBy, Place, Version};
+use customer_relay::domain::version::{EventRef, OrderBy, Place, Version};
 use customer_relay::ledger::{Change, Committed, Ledger, Store, Target};
 use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
@@ -443,7 +443,8 @@ async fn ledger_with(path: &Path, customers: u32) -> Result<()> {
     let target = Target::parse(&format!("sqlite:{}", path.display()))?;
     let (store, about) = Store::open_to_work(&target).await?.context("no ledger")?;
     let time = Some(Timestamp::now());
-    let place = Place { time, sequence: None, event: "e-known".into(), source: 7, revision: 0 };
+    let event = EventRef { id: "e-known".into(), source: 7, revision: 0 };
+    let place = Place { time, sequence: None, event };
     let version = Version { place, receipt: Timestamp::now() };
     let mut row = Row::default();
     row.record(&version, FieldSet::NONE.with(Field::City).with(Field::Email), OrderBy::Time);
@@ -574,7 +575,7 @@ async fn a_ledger_that_is_in_use_or_already_there_is_not_copied(context: Context
     bed.settings.set("ledger.url", &url);
     told(&bed.settings, &["pause"]).await?;
     let mut relay = bed.launch_relay()?;
-    relay.line_with("paused;", LIMIT).await?;
+    relay.line_with("not consuming", LIMIT).await?;
     in_use(bed.settings.clone(), other.clone()).await?;
     relay::stop(relay).await?;
     told(&bed.settings, &["resume"]).await?;

@@ -15,34 +15,60 @@ suite!(
     Postgres: older_tables_of_a_server_are_brought_up_to_date;
 );
 
-/// Undoes, for SQLite, the steps behind the first.
-const OLDER_FILE: &str = "
-    ALTER TABLE pending DROP COLUMN since;
-    ALTER TABLE dead DROP COLUMN detail; ALTER TABLE dead DROP COLUMN flags;
-    ALTER TABLE dead DROP COLUMN replays; ALTER TABLE dead DROP COLUMN revision;
-    DROP TABLE replays; DROP TABLE audit;
-    PRAGMA user_version = 1;
-";
-/// The same for PostgreSQL.
-const OLDER_TABLES: &str = "
-    ALTER TABLE pending DROP COLUMN since;
-    ALTER TABLE dead DROP COLUMN detail, DROP COLUMN flags, DROP COLUMN replays, DROP COLUMN revision;
-    DROP TABLE replays; DROP TABLE audit;
-    UPDATE relay_schema SET taken = 1;
-";
+/// What the first release kept, by table.
+const KEPT: [(&str, &str); 4] = [
+    ("about", "one, id, salt, created"),
+    ("customers", "key, row, seen"),
+    ("pending", "customer, event, attempts, due, reason"),
+    (
+        "dead",
+        "dead_id, customer, event, reason, field, rule, http_status, portal_status, attempts, died",
+    ),
+];
+
+/// Puts the rows into the tables of the first step, made anew.
+fn make_older(drop_all: &str, first_step: &str) -> String {
+    let keep = KEPT.map(|(table, columns)| {
+        format!("CREATE TEMP TABLE kept_{table} AS SELECT {columns} FROM {table};")
+    });
+    let put_back = KEPT.map(|(table, columns)| {
+        format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM kept_{table};")
+    });
+    format!("{} {drop_all} {first_step} {}", keep.concat(), put_back.concat())
+}
 
 async fn an_older_file_is_brought_up_to_date(context: Context) -> Result<()> {
     let bed = context.bed().await?;
     let file = bed.state().join("ledger.db");
-    upgrade(bed, async || Ok(Connection::open(&file)?.execute_batch(OLDER_FILE)?)).await
+    let older = async || {
+        let ledger = Connection::open(&file)?;
+        let tables =
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+        let mut select = ledger.prepare(tables)?;
+        let names = select.query_map([], |row| row.get::<_, String>(0))?;
+        let drops = names.map(|name| Ok(format!("DROP TABLE {};", name?)));
+        let drop_all = drops.collect::<Result<String>>()?;
+        let first_step = include_str!("../src/ledger/sqlite/steps/1.sql");
+        ledger.execute_batch(&make_older(&drop_all, first_step))?;
+        Ok(ledger.execute_batch("PRAGMA user_version = 1")?)
+    };
+    upgrade(bed, older).await
 }
 
 async fn older_tables_of_a_server_are_brought_up_to_date(context: Context) -> Result<()> {
     let mut bed = context.bed().await?;
     let url = context.postgres().await?.database().await?;
     bed.settings.set("ledger.url", &url);
-    let make_older = async || Ok(connect(&url).await?.batch_execute(OLDER_TABLES).await?);
-    upgrade(bed, make_older).await
+    let older = async || {
+        let drop_all = "DROP SCHEMA public CASCADE; CREATE SCHEMA public;";
+        let first_step = include_str!("../src/ledger/postgres/steps/1.sql");
+        let client = connect(&url).await?;
+        client.batch_execute(&make_older(drop_all, first_step)).await?;
+        let taken = "CREATE TABLE relay_schema (taken BIGINT NOT NULL);
+                     INSERT INTO relay_schema VALUES (1)";
+        Ok(client.batch_execute(taken).await?)
+    };
+    upgrade(bed, older).await
 }
 
 /// One field applied, one event that waits, one dead letter: before and after.
@@ -66,6 +92,8 @@ async fn upgrade(mut bed: Bed, make_older: impl AsyncFnOnce() -> Result<()>) -> 
     .await?;
     relay::stop(relay).await?;
     make_older().await?;
+    // The relay of that time kept the ledger's id at the broker, and no number.
+    bed.forget_number().await?;
     let (code, out, err) = bed.settings.command(&["customer", "show", "C1"], b"").await?;
     ensure!(code == 1 && err.contains("older ledger"), "exit {code}: {out}{err}");
 

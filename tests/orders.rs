@@ -45,7 +45,7 @@ async fn has_no_consumer(bed: &Bed) -> Result<()> {
     .await
 }
 
-const PAUSED: &str = "\"paused; `customer-relay resume` goes on\"";
+const PAUSED: &str = "\"not consuming: paused, or the ledger fails\"";
 
 async fn a_pause_stops_calls_and_consumption_survives_a_restart_and_ends_with_resume(
     context: Context,

@@ -9,6 +9,7 @@ use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT, structured};
 use crate::support::eventually;
 use crate::support::process::Process;
+use crate::support::raw_publisher::publish_nested;
 
 suite!(Broker:
     a_body_that_is_no_event_is_dead_lettered_and_the_worker_goes_on,
@@ -16,6 +17,7 @@ suite!(Broker:
     a_body_of_ten_mebibytes_is_dead_lettered_as_too_large,
     a_header_of_a_wrong_type_is_dead_lettered,
     our_own_header_of_a_wrong_type_is_dead_lettered,
+    deeply_nested_headers_end_no_process,
     a_message_that_kills_its_consumers_ends_as_delivery_limit_and_no_other_does,
 );
 
@@ -36,6 +38,29 @@ async fn is_dead(bed: &Bed, what: &str, body: &[u8], reason: &str, field: &str) 
 async fn end(bed: Bed, relay: Process) -> Result<()> {
     let called = bed.simulator.customers().await?;
     assert_eq!(called.len(), 1, "a call was made for poison: {called:?}");
+    bed.end(relay).await.map(drop)
+}
+
+/// Of a good event, and of one that becomes a dead letter and meets the operators' commands.
+async fn deeply_nested_headers_end_no_process(context: Context) -> Result<()> {
+    const LEVELS: usize = 6_000;
+    let bed = context.bed().await?;
+    let mut relay = bed.start_relay().await?;
+    let url = context.broker().await?.url();
+    for (id, customer, city) in [("e1", "C1", "Kochi"), ("e2", "C2", "New Delhi")] {
+        let event = bed.event(id, customer, &json!({"city": city})).to_string();
+        publish_nested(&url, &bed.exchange(), LEVELS, event.as_bytes()).await?;
+    }
+    bed.applied("C1", 1).await?;
+    relay.line_with("dead letter", LIMIT).await?;
+    for args in [
+        &["dead", "reindex", "--json"][..],
+        &["dead", "list"],
+        &["dead", "purge", "--all", "--yes", "--why", "a test"],
+    ] {
+        let (code, out, err) = bed.settings.command(args, b"").await?;
+        ensure!(code == 0, "{args:?}: exit {code}: {out}{err}");
+    }
     bed.end(relay).await.map(drop)
 }
 

@@ -21,7 +21,7 @@ Broker:
     a_throttled_event_waits_as_long_as_asked_and_counts_no_attempt,
     a_retry_after_beyond_the_longest_tier_is_kept_over_several_waits,
     a_counted_retry_waits_as_long_as_asked_too,
-    a_fault_of_the_endpoint_counts_no_attempt,
+    a_gateways_or_a_routes_fault_counts_if_others_go_well_and_is_not_retried_at_once,
     a_portal_that_refuses_connections_counts_no_attempt,
     the_last_attempt_ends_in_a_dead_letter,
     an_unknown_customer_is_a_dead_letter_after_the_last_attempt,
@@ -83,7 +83,9 @@ async fn attempts_are_counted_as_in_the_designs_example(context: Context) -> Res
     let mut bed = context.bed().await?;
     with_long_tiers(&mut bed);
     let relay = bed.start_relay().await?;
-    bed.simulator.fault(json!({"times": 6, "fault": {"kind": "status", "code": 503}})).await?;
+    let fault = json!({"kind": "status", "code": 503});
+    let rule = json!({"match": {"entity_id": "C1"}, "times": 6, "fault": fault});
+    bed.simulator.fault(rule).await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
 
     let waiting = take_from(&bed, &["20000", "30000", "40000"]).await?;
@@ -114,7 +116,7 @@ async fn a_throttled_event_waits_as_long_as_asked_and_counts_no_attempt(
     bed.settings.set("retry.max_delay", "1600ms");
     let relay = bed.start_relay().await?;
     let fault = json!({"kind": "status", "code": 429, "retry_after": 1});
-    bed.simulator.fault(json!({"times": 1, "fault": fault})).await?;
+    bed.simulator.fault(json!({"match": {"entity_id": "C1"}, "times": 1, "fault": fault})).await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     bed.applied("C1", 1).await?;
     let gaps = gaps(&bed, "C1").await?;
@@ -132,7 +134,7 @@ async fn a_retry_after_beyond_the_longest_tier_is_kept_over_several_waits(
     let bed = context.bed().await?;
     let relay = bed.start_relay().await?;
     let fault = json!({"kind": "status", "code": 503, "retry_after": 2});
-    bed.simulator.fault(json!({"times": 1, "fault": fault})).await?;
+    bed.simulator.fault(json!({"match": {"entity_id": "C1"}, "times": 1, "fault": fault})).await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     bed.applied("C1", 1).await?;
     let gaps = gaps(&bed, "C1").await?;
@@ -144,7 +146,7 @@ async fn a_counted_retry_waits_as_long_as_asked_too(context: Context) -> Result<
     let bed = context.bed().await?;
     let relay = bed.start_relay().await?;
     let fault = json!({"kind": "status", "code": 503, "retry_after": 1});
-    bed.simulator.fault(json!({"times": 1, "fault": fault})).await?;
+    bed.simulator.fault(json!({"match": {"entity_id": "C1"}, "times": 1, "fault": fault})).await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     bed.applied("C1", 1).await?;
     let gaps = gaps(&bed, "C1").await?;
@@ -154,7 +156,9 @@ async fn a_counted_retry_waits_as_long_as_asked_too(context: Context) -> Result<
     Ok(())
 }
 
-async fn a_fault_of_the_endpoint_counts_no_attempt(context: Context) -> Result<()> {
+async fn a_gateways_or_a_routes_fault_counts_if_others_go_well_and_is_not_retried_at_once(
+    context: Context,
+) -> Result<()> {
     let mut bed = context.bed().await?;
     with_long_tiers(&mut bed);
     let relay = bed.start_relay().await?;
@@ -171,7 +175,7 @@ async fn a_fault_of_the_endpoint_counts_no_attempt(context: Context) -> Result<(
         bed.simulator.fault(rule).await?;
         bed.publish(&bed.event("e1", customer, &city())).await?;
         let waiting = take_from(&bed, &["20000", "30000", "40000"]).await?;
-        assert_eq!(header(&waiting, "attempts"), "0", "{customer}");
+        assert_eq!(header(&waiting, "attempts"), "1", "{customer}");
         assert_eq!(header(&waiting, "last-reason"), reason, "{customer}");
         assert_eq!(bed.simulator.requests(customer).await?.len(), 1, "{customer}: at once");
         bed.put_back(waiting.properties, &waiting.body).await?;
@@ -185,6 +189,7 @@ async fn a_portal_that_refuses_connections_counts_no_attempt(context: Context) -
     with_long_tiers(&mut bed);
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     bed.settings.set("portal.base_url", &format!("http://{nobody}"));
+    bed.settings.set("outage.control_calls", "off");
     let relay = bed.start_relay().await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     let waiting = take_from(&bed, &["20000", "30000", "40000"]).await?;
@@ -304,7 +309,9 @@ async fn a_hanging_call_ends_at_the_limit_and_is_not_retried_at_once(
     with_long_tiers(&mut bed);
     bed.settings.set("portal.timeout", "300ms");
     let relay = bed.start_relay().await?;
-    bed.simulator.fault(json!({"times": 1, "fault": {"kind": "hang"}})).await?;
+    bed.simulator
+        .fault(json!({"match": {"entity_id": "C1"}, "times": 1, "fault": {"kind": "hang"}}))
+        .await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     let waiting = take_from(&bed, &["20000", "30000", "40000"]).await?;
     assert_eq!(header(&waiting, "attempts"), "1");
@@ -321,8 +328,12 @@ async fn a_hanging_call_ends_at_the_limit_and_is_not_retried_at_once(
 async fn a_lost_connection_is_retried_at_once(context: Context) -> Result<()> {
     let bed = context.bed().await?;
     let relay = bed.start_relay().await?;
-    bed.simulator.fault(json!({"times": 1, "fault": {"kind": "reset"}})).await?;
-    bed.simulator.fault(json!({"times": 1, "fault": {"kind": "truncated"}})).await?;
+    bed.simulator
+        .fault(json!({"match": {"entity_id": "C1"}, "times": 1, "fault": {"kind": "reset"}}))
+        .await?;
+    bed.simulator
+        .fault(json!({"match": {"entity_id": "C1"}, "times": 1, "fault": {"kind": "truncated"}}))
+        .await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     bed.applied("C1", 1).await?;
     let output = bed.end(relay).await?;

@@ -46,7 +46,11 @@ async fn the_crms_trace_reaches_the_portal_also_after_a_retry(context: Context) 
 async fn a_dead_letter_names_its_trace(context: Context) -> Result<()> {
     let bed = context.bed().await?;
     let relay = bed.start_relay().await?;
-    bed.simulator.fault(json!({"fault": {"kind": "body_status", "status": 400}})).await?;
+    bed.simulator
+        .fault(
+            json!({"match": {"entity_id": "C1"}, "fault": {"kind": "body_status", "status": 400}}),
+        )
+        .await?;
     publish_traced(&bed, &sampled()).await?;
     let dead = bed.dead_letter().await?;
     assert_eq!(dead.header("x-relay-trace-id").as_deref(), Some(TRACE));
@@ -60,7 +64,11 @@ async fn a_malformed_trace_is_left_out(context: Context) -> Result<()> {
     publish_traced(&bed, "00-nonsense").await?;
     bed.applied("C1", 1).await?;
     assert!(bed.simulator.requests("C1").await?[0]["traceparent"].is_null());
-    bed.simulator.fault(json!({"fault": {"kind": "body_status", "status": 400}})).await?;
+    bed.simulator
+        .fault(
+            json!({"match": {"entity_id": "C1"}, "fault": {"kind": "body_status", "status": 400}}),
+        )
+        .await?;
     publish_traced(&bed, "00-nonsense").await?;
     let dead = bed.dead_letter().await?;
     assert_eq!(dead.header("x-relay-trace-id"), None);

@@ -14,7 +14,7 @@ use crate::support::queues::Taken;
 use crate::support::simulator::SECRET_KEY;
 use crate::support::traffic::{
     OPENED, all_applied, assert_one_outage, is_long, lines, publish, publish_for,
-    with_default_outage, wrote,
+    with_default_outage, with_short_timetable, wrote,
 };
 use crate::telemetry::{reads, serve, shows};
 
@@ -22,9 +22,12 @@ suite!(Broker:
     a_wrong_secret_is_healed_by_its_file_alone,
     a_wrong_secret_that_the_portal_names_is_healed_by_its_file_alone,
     a_wrong_secret_is_noticed_at_low_traffic_and_costs_no_event,
+    a_fresh_relay_with_a_wrong_secret_blames_no_event,
+    without_control_calls_a_wrong_secret_blames_no_event_either,
+    a_customer_whose_calls_fail_like_a_gateway_is_a_dead_letter_by_its_timetable,
     a_wave_of_bad_events_is_told_apart_by_a_control_call,
     many_bad_customers_do_not_hold_up_the_others,
-    an_exhausted_event_without_a_witness_waits,
+    a_lone_fault_that_nothing_tells_about_waits_and_is_not_counted,
     a_person_may_say_that_rejections_are_the_events_own_fault,
 );
 
@@ -119,6 +122,76 @@ async fn a_wrong_secret_is_noticed_at_low_traffic_and_costs_no_event(
     Ok(())
 }
 
+/// Nothing was ever applied with the wrong secret, and nothing can be sent again.
+async fn fresh_with_wrong_secret(context: &Context, control_calls: &str) -> Result<()> {
+    let (mut bed, folder) = bed_with_secret_in_file(context, &[]).await?;
+    bed.settings.set("portal.probe_customer", "").set("outage.control_calls", control_calls);
+    let pause = if is_long() {
+        with_default_outage(&mut bed);
+        Duration::from_secs(20)
+    } else {
+        Duration::from_secs(2)
+    };
+    bed.simulator.expect_secret(NEW_SECRET).await?;
+    let relay = bed.start_relay().await?;
+    for n in 0..4 {
+        bed.publish(&bed.event(&format!("e{n}"), &format!("B{n}"), &json!({"city": "Kochi"})))
+            .await?;
+        tokio::time::sleep(pause).await;
+    }
+    wrote(&bed, OPENED, 1, LIMIT).await?;
+    mend(&folder)?;
+    all_applied(&bed, 4, LIMIT * 2).await?;
+    let output = bed.end(relay).await?;
+    assert_one_outage(&output, "rejecting-all");
+    assert!(output.contains(" 0 dead letters"), "{output}");
+    assert!(!output.contains("\"attempt\":2"), "counted in an outage: {output}");
+    Ok(())
+}
+
+async fn a_fresh_relay_with_a_wrong_secret_blames_no_event(context: Context) -> Result<()> {
+    fresh_with_wrong_secret(&context, "applied").await
+}
+
+async fn without_control_calls_a_wrong_secret_blames_no_event_either(
+    context: Context,
+) -> Result<()> {
+    fresh_with_wrong_secret(&context, "off").await
+}
+
+async fn a_customer_whose_calls_fail_like_a_gateway_is_a_dead_letter_by_its_timetable(
+    context: Context,
+) -> Result<()> {
+    let mut bed = context.bed().await?;
+    with_short_timetable(&mut bed);
+    bed.settings.set("portal.probe_customer", "").set("outage.control_calls", "off");
+    let relay = bed.start_relay().await?;
+    let html = json!({"kind": "status", "code": 502});
+    bed.simulator.fault(json!({"match": {"entity_id": "ALONE"}, "fault": html})).await?;
+    bed.publish(&bed.event("alone", "ALONE", &json!({"city": "Kochi"}))).await?;
+    let began = std::time::Instant::now();
+    let mut healthy = 0;
+    while bed.queues.depth(&bed.queue("dead")).await? == 0 {
+        ensure!(began.elapsed() < LIMIT * 2, "no end after {:?}", began.elapsed());
+        publish(&bed, &format!("H{healthy}N"), 1).await?;
+        healthy += 1;
+        tokio::time::sleep(Duration::from_millis(1700)).await;
+    }
+    let dead = bed.dead_letter().await?;
+    assert_eq!(header(&dead, "reason"), "retries-exhausted");
+    assert_eq!(header(&dead, "attempts"), "3");
+    all_applied(&bed, healthy, LIMIT).await?;
+    let calls = bed.simulator.requests("ALONE").await?.len();
+    println!(
+        "502 and HTML for one customer: a dead letter after {:?}, {calls} calls",
+        began.elapsed()
+    );
+    ensure!(calls <= 6, "{calls} calls of one event");
+    let output = bed.end(relay).await?;
+    ensure!(!output.contains(OPENED), "{output}");
+    Ok(())
+}
+
 async fn a_wave_of_bad_events_is_told_apart_by_a_control_call(context: Context) -> Result<()> {
     let bed = context.bed().await?;
     let relay = bed.start_relay().await?;
@@ -144,25 +217,32 @@ async fn a_wave_of_bad_events_is_told_apart_by_a_control_call(context: Context) 
     Ok(())
 }
 
-async fn an_exhausted_event_without_a_witness_waits(context: Context) -> Result<()> {
+async fn a_lone_fault_that_nothing_tells_about_waits_and_is_not_counted(
+    context: Context,
+) -> Result<()> {
     let mut bed = context.bed().await?;
     bed.settings.set("retry.max_attempts", "2");
-    // The longest tier, for a test to look into.
-    bed.settings.set("retry.max_delay", "12800ms");
+    bed.settings.set("portal.probe_customer", "").set("outage.control_calls", "off");
     let (relay, port) = serve(&mut bed).await?;
     reads(&port, 200, &[("role", json!("active"))]).await?;
     let rule = json!({"match": {"entity_id": "ALONE"}, "fault": {"kind": "status", "code": 500}});
     bed.simulator.fault(rule).await?;
     bed.publish(&bed.event("e1", "ALONE", &json!({"city": "Kochi"}))).await?;
-    let waiting = bed.queues.take(&bed.queue("retry.12800ms"), LIMIT).await?;
-    assert_eq!(header(&waiting, "flags"), "unwitnessed");
-    assert_eq!(header(&waiting, "attempts"), "1", "what came of the last is not counted");
+    wrote(&bed, "\"verdict\":\"wait\"", 4, LIMIT).await?;
+    shows(&port, "customer_relay_unwitnessed_total{verdict=\"wait\"}").await?;
     assert_eq!(bed.queues.depth(&bed.queue("dead")).await?, 0);
-    assert_eq!(lines(&bed.output(), "all attempts are used up").len(), 1);
-    shows(&port, "customer_relay_unwitnessed_total{verdict=\"wait\"} 1").await?;
-    publish(&bed, "OTHER", 1).await?;
-    bed.applied("OTHER0", 1).await?;
-    bed.put_back(waiting.properties, &waiting.body).await?;
+    assert!(
+        !bed.output().contains("\"attempt\":2"),
+        "counted, and nothing tells whose fault it is"
+    );
+    // Each success of another customer between two failures counts one of them.
+    for n in 0..2 {
+        let waits = lines(&bed.output(), "\"verdict\":\"wait\"").len();
+        wrote(&bed, "\"verdict\":\"wait\"", waits + 1, LIMIT).await?;
+        publish(&bed, &format!("OTHER{n}"), 1).await?;
+        bed.applied(&format!("OTHER{n}0"), 1).await?;
+        wrote(&bed, ["\"verdict\":\"retry\"", "\"verdict\":\"dead-letter\""][n], 1, LIMIT).await?;
+    }
     let dead = bed.dead_letter().await?;
     assert_eq!(header(&dead, "reason"), "retries-exhausted");
     assert_eq!(header(&dead, "attempts"), "2");
@@ -171,7 +251,8 @@ async fn an_exhausted_event_without_a_witness_waits(context: Context) -> Result<
 }
 
 async fn a_person_may_say_that_rejections_are_the_events_own_fault(context: Context) -> Result<()> {
-    let bed = context.bed().await?;
+    let mut bed = context.bed().await?;
+    bed.settings.set("portal.probe_customer", "").set("outage.control_calls", "off");
     let relay = bed.start_relay().await?;
     let rule = json!({"match": {"entity_prefix": "BAD"}, "fault": rejecting()});
     bed.simulator.fault(rule).await?;

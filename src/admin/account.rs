@@ -14,21 +14,30 @@ pub fn describe(entity_id: &str, account: &Account, now: Timestamp) -> Option<Va
     if account.is_empty() {
         return None;
     }
-    let row = account.row.as_ref().map(|(row, _)| row.clone()).unwrap_or_default();
+    let empty = Row::default();
+    let (row, unreadable) = match &account.row {
+        None => (&empty, None),
+        Some((Ok(row), _)) => (row, None),
+        Some((Err(error), _)) => (&empty, Some(error.to_string())),
+    };
     let written = account.row.as_ref().map(|(_, seen)| *seen);
     // A row that only holds a lease was never written.
     let written = written.filter(|seen| *seen > Timestamp::UNIX_EPOCH);
     let under_way = row.under_way(now);
-    let under_way =
-        under_way.map(|(until, event)| json!({"until": until.to_string(), "event": event}));
+    let under_way = under_way.map(
+        |(until, event)| json!({"until": until.to_string(), "event": event.map(|event| &event.id)}),
+    );
     let pending = account.pending.iter().map(|note| pending(note, now));
     Some(json!({
         "entity_id": entity_id,
         "last_written": written.map(|seen| seen.to_string()),
-        "fields": fields(&row),
+        "unreadable": unreadable,
+        "fields": fields(row),
         "superseded": row.superseded(),
         "call_under_way": under_way,
         "pending": pending.collect::<Vec<_>>(),
+        "pending_in_all": account.pending_in_all,
+        "dead_letters_in_all": account.dead_in_all,
         "dead_letters": account.dead.iter().map(describe_letter).collect::<Vec<_>>(),
     }))
 }
@@ -41,17 +50,17 @@ fn fields(row: &Row) -> Map<String, Value> {
 fn version(version: &Version) -> Value {
     let place = &version.place;
     json!({
-        "event": place.event,
+        "event": place.event.id,
         "time": place.time.map(|time| time.to_string()),
         "sequence": place.sequence.as_ref().map(ToString::to_string),
         "received": version.receipt.to_string(),
-        "revision": place.revision,
+        "revision": place.event.revision,
     })
 }
 
 fn pending(note: &PendingNote, now: Timestamp) -> Value {
-    let PendingNote { event, attempts, since, due, reason } = note;
-    json!({"event": event, "attempts": attempts, "since": since.to_string(),
+    let PendingNote { event, attempts, since, due, reason, tier_ms } = note;
+    json!({"event": event.id, "tier_ms": tier_ms, "attempts": attempts, "since": since.to_string(),
            "due": due.to_string(), "due_in_s": due.duration_since(now).as_secs(),
            "reason": reason})
 }

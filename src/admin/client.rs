@@ -51,7 +51,8 @@ pub async fn ask_for_customer(base: &Url, token: &str, entity_id: &str) -> Resul
         client.post(url).header(AUTHORIZATION, shown).header(CONTENT_TYPE, "application/json");
     let answer = asked.body(question).send().await.map_err(unreachable)?;
     let (status, body) = (answer.status(), answer.bytes().await.map_err(unreachable)?);
-    judge(base, status, serde_json::from_slice(&body).unwrap_or_default())
+    // What is no JSON is no relay's answer: judged as such.
+    judge(base, status, serde_json::from_slice(&body).unwrap_or(Value::Null))
 }
 
 /// A page that needs no token: its HTTP status and text.

@@ -3,6 +3,7 @@
 
 mod account;
 mod client;
+pub mod listener;
 mod server;
 
 pub use account::{describe, describe_letter};

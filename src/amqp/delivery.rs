@@ -1,5 +1,6 @@
 //! Messages handed to us, each ended by exactly one ack.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -11,6 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{AmqpError, Link, within};
 use crate::clock;
+use crate::domain::text::escape;
+
+/// Longest id in a log line or a trace, in bytes.
+const MAX_SHOWN_ID_BYTES: usize = 128;
 
 /// A message as the broker gave it to us.
 #[derive(Debug)]
@@ -25,6 +30,11 @@ impl Message {
     /// The `message_id` property.
     pub fn id(&self) -> Option<&str> {
         self.0.properties.message_id().as_ref().map(ShortString::as_str)
+    }
+
+    /// The `message_id` property, fit to be shown.
+    pub fn shown_id(&self) -> Option<Cow<'_, str>> {
+        self.id().map(|id| escape(id, MAX_SHOWN_ID_BYTES))
     }
 }
 

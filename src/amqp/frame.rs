@@ -5,13 +5,15 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::headers::{DETAIL, DROPPED_HEADERS, PREFIX};
-use crate::domain::redact::cut;
+use crate::domain::text::{cut, escape};
 
 /// Frame header, class, weight, body size, property flags and end, generously.
 const FRAME_OVERHEAD: usize = 64;
 /// What the broker itself writes on a message that leaves a retry tier or passes the delivery limit:
 /// `x-death` and its first and last forms, with names of up to 255 bytes each.
 const BROKER_HEADERS: usize = 3 * 1024;
+/// No header of ours is larger, name included.
+const MAX_OURS: usize = 4096;
 /// What remains of a text of ours that had to be cut.
 const CUT_TEXT_BYTES: usize = 120;
 
@@ -32,14 +34,14 @@ pub(super) fn fit(properties: BasicProperties, frame_max: u32) -> BasicPropertie
     let mut dropped = String::new();
     // The note itself takes room: names and sizes of a few headers.
     while others + headers.iter().map(entry_len).sum::<usize>() + dropped.len() + 64 > limit {
-        let foreign = headers.iter().enumerate().filter(|(_, (name, _))| !is_ours(name));
+        let foreign = headers.iter().enumerate().filter(|(_, entry)| !is_ours(entry));
         let Some((largest, _)) = foreign.max_by_key(|(_, entry)| entry_len(entry)) else { break };
         let entry = headers.swap_remove(largest);
         let note = format!("{} ({} bytes)", entry.0, entry_len(&entry));
         dropped = if dropped.is_empty() { note } else { format!("{dropped}, {note}") };
     }
     if !dropped.is_empty() {
-        let note = AMQPValue::LongString(cut(&dropped, 1024).into());
+        let note = AMQPValue::LongString(escape(&dropped, 1024).as_ref().into());
         headers.push((DROPPED_HEADERS.into(), note));
     }
     let mut table = FieldTable::default();
@@ -55,8 +57,9 @@ fn room(frame_max: u32) -> usize {
     frame_max.saturating_sub(FRAME_OVERHEAD + BROKER_HEADERS.min(frame_max / 4))
 }
 
-fn is_ours(name: &ShortString) -> bool {
-    name.as_str().starts_with(PREFIX)
+/// Whoever else writes a header of our name, or one like it, may have made it too large to be sent.
+fn is_ours(entry: &(ShortString, AMQPValue)) -> bool {
+    entry.0.as_str().starts_with(PREFIX) && entry_len(entry) <= MAX_OURS
 }
 
 fn cut_our_texts(headers: &mut [(ShortString, AMQPValue)]) {

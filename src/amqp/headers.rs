@@ -1,11 +1,14 @@
 //! Headers and properties, read: what a message says about its event and about its past.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::DEFAULT_EXCHANGE;
 use super::delivery::Message;
+use crate::domain::dead_letter::Reason;
 use crate::domain::event::Envelope;
-use crate::domain::history::History;
+use crate::domain::history::{History, NotBefore};
+use crate::domain::text::escape;
 use crate::telemetry::trace;
 use jiff::Timestamp;
 use lapin::types::{AMQPValue, ShortString};
@@ -18,14 +21,16 @@ pub(super) const PREFIX: &str = "x-relay-";
 pub(super) const ATTEMPTS: &str = "x-relay-attempts";
 pub(super) const FIRST_SEEN: &str = "x-relay-first-seen";
 pub(super) const NOT_BEFORE: &str = "x-relay-not-before";
+pub(super) const WAIT: &str = "x-relay-wait-ms";
 pub(super) const LAST_REASON: &str = "x-relay-last-reason";
 pub(super) const SAME_REASON: &str = "x-relay-same-reason";
 pub(super) const AMBIGUOUS: &str = "x-relay-ambiguous";
-pub(super) const FIRST_ATTEMPT: &str = "x-relay-first-attempt";
+pub(super) const UNPROVEN_SINCE: &str = "x-relay-unproven-since";
 pub(super) const RECEIPT: &str = "x-relay-receipt";
 pub(super) const RESEND: &str = "x-relay-resend";
 pub(super) const REPLAY_ID: &str = "x-relay-replay-id";
 pub(super) const FORCE: &str = "x-relay-force";
+pub(super) const DOUBT_ACCEPTED: &str = "x-relay-doubt-accepted";
 pub(super) const REVISION: &str = "x-relay-revision";
 pub(super) const EXCHANGE: &str = "x-relay-exchange";
 pub(super) const ROUTING_KEY: &str = "x-relay-routing-key";
@@ -46,6 +51,12 @@ pub(super) const RELAY_VERSION: &str = "x-relay-relay-version";
 pub(super) const REPLAYS: &str = "x-relay-replays";
 pub(super) const TRACE_ID: &str = "x-relay-trace-id";
 pub(super) const FLAGS: &str = "x-relay-flags";
+
+/// What RabbitMQ's interceptor `set_header_timestamp` and its older plugin write.
+const BROKER_TIME: &str = "timestamp_in_ms";
+
+/// Longest reason of a retry; ours are shorter, in bytes.
+const MAX_REASON_BYTES: usize = 64;
 
 /// What only dead letters carry. On one that comes back they tell of the past.
 pub(super) const OF_DEAD_LETTERS: [&str; 12] = [
@@ -80,9 +91,7 @@ impl Message {
             body: &self.0.data,
             content_type: text(properties.content_type().as_ref()),
             message_id: text(properties.message_id().as_ref()),
-            timestamp: properties
-                .timestamp()
-                .and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok()),
+            timestamp: properties.timestamp().map(moment),
             kind: kind.or_else(|| self.origin().1),
             attributes: self.headers().filter_map(attribute).collect(),
         }
@@ -100,6 +109,9 @@ impl Message {
         history.receipt = self.time(RECEIPT)?;
         history.is_resend = self.is_set(RESEND);
         history.is_forced = self.is_set(FORCE);
+        // Whoever puts such a letter back has judged it.
+        history.doubt_accepted = self.is_set(DOUBT_ACCEPTED)
+            || self.own_text(REASON).and_then(Reason::parse) == Some(Reason::InDoubt);
         history.revision = self.count(REVISION)?;
         history.replay_id = self.replay_id();
         if self.is_replay() {
@@ -107,10 +119,31 @@ impl Message {
         }
         history.attempts = self.count(ATTEMPTS)?;
         history.same_reason = self.count(SAME_REASON)?;
-        history.first_attempt = self.time(FIRST_ATTEMPT)?;
-        history.not_before = self.time(NOT_BEFORE)?;
-        history.last_reason = self.own_text(LAST_REASON).map(str::to_owned);
+        history.unproven_since = self.time(UNPROVEN_SINCE)?;
+        history.not_before = self.not_before()?;
+        // Whoever may write to the work queue may have put it there.
+        let last_reason = self.own_text(LAST_REASON);
+        history.last_reason = last_reason.map(|reason| escape(reason, MAX_REASON_BYTES).into());
         Ok(history)
+    }
+
+    fn not_before(&self) -> Result<Option<NotBefore>, InvalidHeader> {
+        let Some(at) = self.time(NOT_BEFORE)? else { return Ok(None) };
+        let Some(wait) = self.header(WAIT) else { return Ok(Some(NotBefore { at, wait: None })) };
+        let wait = integer(wait).and_then(|millis| u64::try_from(millis).ok());
+        let wait = wait.map(Duration::from_millis);
+        let expected = "milliseconds, an integer of 0 or more";
+        wait.map(|wait| Some(NotBefore { at, wait: Some(wait) }))
+            .ok_or(InvalidHeader { name: WAIT, expected })
+    }
+
+    /// The broker's clock when it took the message in, where it stamps messages and this one came from
+    /// its publisher at once: not by way of a retry tier, and not once more.
+    pub fn stamped_at(&self) -> Option<Timestamp> {
+        if self.is_ours() || self.is_redelivery() {
+            return None;
+        }
+        Timestamp::from_millisecond(integer(self.header(BROKER_TIME)?)?).ok()
     }
 
     /// A dead letter that somebody put back, by whatever means: its attempts begin anew.
@@ -188,11 +221,11 @@ impl Message {
         plain_text(self.header(name)?)
     }
 
-    /// A header of ours as text, to be shown.
-    pub(super) fn shown(&self, name: &str) -> Option<String> {
+    /// A header of ours as text.
+    pub(super) fn text_or_number(&self, name: &str) -> Option<Cow<'_, str>> {
         let value = self.header(name)?;
-        let number = || integer(value).map(|number| number.to_string());
-        plain_text(value).map(str::to_owned).or_else(number)
+        let number = || integer(value).map(|number| Cow::Owned(number.to_string()));
+        plain_text(value).map(Cow::Borrowed).or_else(number)
     }
 
     pub(super) fn count(&self, name: &'static str) -> Result<u32, InvalidHeader> {
@@ -235,6 +268,13 @@ pub(super) fn integer(value: &AMQPValue) -> Option<i64> {
     }
 }
 
+/// An AMQP timestamp. One beyond the calendar (milliseconds, taken for seconds) is its last moment: far
+/// enough in the future to be refused for that.
+fn moment(seconds: u64) -> Timestamp {
+    let in_calendar = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
+    in_calendar.unwrap_or(Timestamp::MAX)
+}
+
 /// A CloudEvents attribute: a header with one of the binding's prefixes.
 fn attribute<'a>(
     (name, value): (&'a ShortString, &'a AMQPValue),
@@ -242,10 +282,7 @@ fn attribute<'a>(
     const PREFIXES: [&str; 3] = ["cloudEvents_", "cloudEvents:", "ce-"];
     let name = PREFIXES.iter().find_map(|prefix| name.as_str().strip_prefix(prefix))?;
     let value = match value {
-        AMQPValue::Timestamp(seconds) => i64::try_from(*seconds)
-            .ok()
-            .and_then(|seconds| Timestamp::from_second(seconds).ok())
-            .map(|time| Cow::Owned(time.to_string())),
+        AMQPValue::Timestamp(seconds) => Some(Cow::Owned(moment(*seconds).to_string())),
         value => plain_text(value)
             .map(Cow::Borrowed)
             .or_else(|| integer(value).map(|number| Cow::Owned(number.to_string()))),

@@ -12,11 +12,14 @@ use super::headers::{
     REASON, RELAY_VERSION, REPLAYS, REVISION, RULE, TRACE_ID, plain_text,
 };
 use super::republish::{NewMessage, write_history};
-use crate::domain::dead_letter::Reason;
+use crate::domain::dead_letter::{MAX_DETAIL_BYTES, Reason};
 use crate::domain::history::History;
 use crate::domain::letter::Letter;
-use crate::domain::redact::cut;
+use crate::domain::text::escape;
 use crate::domain::version::MAX_EVENT_BYTES;
+
+/// The longest name of a field, a rule, a queue or a header, in bytes: as AMQP's.
+const MAX_NAME_BYTES: usize = 255;
 
 /// What the broker notes when it dead-letters a message itself.
 pub(super) struct Death<'a> {
@@ -31,9 +34,11 @@ impl Message {
     /// What a message of the dead-letter queue says about itself. The broker's own history counts
     /// first: a message that was once a dead letter, was put back and then killed us, is there for
     /// the broker's reason.
+    ///
+    /// Anybody may have written those headers: their texts are made fit for ledger and terminal.
     pub fn letter(&self) -> Letter {
-        let text = |name| self.own_text(name).map(str::to_owned);
-        let number = |name| self.shown(name).and_then(|number| number.parse().ok());
+        let text = |name, max| Some(escape(self.own_text(name)?, max).into_owned());
+        let number = |name| self.text_or_number(name).and_then(|number| number.parse().ok());
         let death = self.deaths().next();
         let own = self.own_text(REASON).and_then(Reason::parse);
         let reason = match (&death, own) {
@@ -45,26 +50,35 @@ impl Message {
         let told = self.time(DEAD_AT).ok().flatten().filter(|_| is_own);
         Letter {
             id: self.dead_id().unwrap_or_else(|| self.content_id()),
-            event: text(EVENT).or_else(|| Some(cut(self.id()?, MAX_EVENT_BYTES).to_owned())),
+            event: text(EVENT, MAX_EVENT_BYTES)
+                .or_else(|| Some(escape(self.id()?, MAX_EVENT_BYTES).into_owned())),
             reason,
-            detail: if is_own { text(DETAIL) } else { death.as_ref().map(describe) },
-            field: text(FIELD).filter(|_| is_own),
-            rule: text(RULE).filter(|_| is_own),
+            detail: if is_own {
+                text(DETAIL, MAX_DETAIL_BYTES)
+            } else {
+                death.as_ref().map(describe)
+            },
+            field: text(FIELD, MAX_NAME_BYTES).filter(|_| is_own),
+            rule: text(RULE, MAX_NAME_BYTES).filter(|_| is_own),
             http_status: number(HTTP_STATUS).and_then(|status: i64| status.try_into().ok()),
             portal_status: number(PORTAL_STATUS).filter(|_| is_own),
-            attempts: self.count(ATTEMPTS).unwrap_or_default(),
+            // A count that is none was not written by a relay: as if it were absent.
+            attempts: self.count(ATTEMPTS).unwrap_or(0),
             died: told.or_else(|| death?.at).or_else(|| self.timestamp()),
-            flags: text(FLAGS).filter(|_| is_own),
-            replays: self.count(REPLAYS).unwrap_or_default(),
-            revision: self.count(REVISION).unwrap_or_default(),
+            flags: text(FLAGS, MAX_NAME_BYTES).filter(|_| is_own),
+            replays: self.count(REPLAYS).unwrap_or(0),
+            revision: self.count(REVISION).unwrap_or(0),
         }
     }
 
     /// All headers of ours, for people: names without our prefix.
     pub fn own_headers(&self) -> Vec<(String, String)> {
-        let own = self.headers().filter_map(|(name, _)| name.as_str().strip_prefix(PREFIX));
-        own.filter_map(|name| Some((name.to_owned(), self.shown(&format!("{PREFIX}{name}"))?)))
-            .collect()
+        let own = self.headers().filter_map(|(name, _)| {
+            let (name, value) = (name.as_str(), self.text_or_number(name.as_str())?);
+            let name = escape(name.strip_prefix(PREFIX)?, MAX_NAME_BYTES);
+            Some((name.into_owned(), escape(&value, MAX_DETAIL_BYTES).into_owned()))
+        });
+        own.collect()
     }
 
     /// The message for the work queue: its attempts begin anew.
@@ -117,11 +131,11 @@ impl Message {
     /// Nothing else names a letter that no relay made. Two of the same content are one.
     fn content_id(&self) -> Uuid {
         let mut hash = Sha256::new();
-        for part in [self.id().unwrap_or_default().as_bytes(), self.body()] {
+        for part in [self.id().unwrap_or("").as_bytes(), self.body()] {
             hash.update(part.len().to_be_bytes());
             hash.update(part);
         }
-        hash.update(self.0.properties.timestamp().unwrap_or_default().to_be_bytes());
+        hash.update(self.0.properties.timestamp().unwrap_or(0).to_be_bytes());
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hash.finalize()[..16]);
         Uuid::new_v8(bytes)
@@ -162,6 +176,7 @@ impl Death<'_> {
 }
 
 fn describe(death: &Death<'_>) -> String {
-    let known = |text: Option<&str>| text.unwrap_or("?").to_owned();
-    format!("the broker took it out of {}: {}", known(death.queue), known(death.reason))
+    let [queue, reason] =
+        [death.queue, death.reason].map(|text| escape(text.unwrap_or("?"), MAX_NAME_BYTES));
+    format!("the broker took it out of {queue}: {reason}")
 }

@@ -84,8 +84,7 @@ impl Publisher {
         message: NewMessage,
         body: &[u8],
     ) -> Result<(), PublishError> {
-        // The semaphore is never closed; an error would only mean no limit.
-        let _slot = self.slots.acquire().await.ok();
+        let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         let Ready { channel, frame_max, turn } = self.channel().await?;
         let target = if exchange.is_empty() { routing_key } else { exchange };
         let properties = frame::fit(message.properties, frame_max);

@@ -11,13 +11,14 @@ use uuid::Uuid;
 
 use super::delivery::Message;
 use super::headers::{
-    AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, EVENT, EXCHANGE, FIELD, FIRST_ATTEMPT,
+    AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, DOUBT_ACCEPTED, EVENT, EXCHANGE, FIELD,
     FIRST_SEEN, FLAGS, FORCE, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS,
     ORIGINAL_EXPIRATION, ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RECEIPT, RELAY_VERSION,
-    REPLAY_ID, REPLAYS, RESEND, REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID,
+    REPLAY_ID, REPLAYS, RESEND, REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID, UNPROVEN_SINCE,
+    WAIT,
 };
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::history::History;
+use crate::domain::history::{History, NotBefore};
 use crate::telemetry::trace;
 
 /// Headers that would lose or misroute a republished message: broker histories are taken for
@@ -54,7 +55,7 @@ impl NewMessage {
             properties: BasicProperties::default()
                 .with_content_type(content_type.into())
                 .with_message_id(message_id.into())
-                .with_timestamp(u64::try_from(now.as_second()).unwrap_or_default())
+                .with_timestamp(u64::try_from(now.as_second()).expect("the clock is past 1970"))
                 .with_delivery_mode(PERSISTENT),
         }
     }
@@ -176,16 +177,21 @@ pub(super) fn write_history(headers: &mut Headers, history: &History) {
     headers.text(FIRST_SEEN, &history.first_seen.to_string());
     headers.number(SAME_REASON, history.same_reason.into());
     headers.optional_text(LAST_REASON, history.last_reason.as_deref());
-    let not_before = history.not_before.map(|time| time.to_string());
-    headers.optional_text(NOT_BEFORE, not_before.as_deref());
-    let first_attempt = history.first_attempt.map(|time| time.to_string());
-    headers.optional_text(FIRST_ATTEMPT, first_attempt.as_deref());
+    if let Some(NotBefore { at, wait }) = history.not_before {
+        headers.text(NOT_BEFORE, &at.to_string());
+        if let Some(wait) = wait {
+            headers.number(WAIT, i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+        }
+    }
+    let unproven_since = history.unproven_since.map(|time| time.to_string());
+    headers.optional_text(UNPROVEN_SINCE, unproven_since.as_deref());
     headers.optional_text(FLAGS, history.unwitnessed.then_some("unwitnessed"));
     let receipt = history.receipt.map(|time| time.to_string());
     headers.optional_text(RECEIPT, receipt.as_deref());
     headers.flag(AMBIGUOUS, history.ambiguous);
     headers.flag(RESEND, history.is_resend);
     headers.flag(FORCE, history.is_forced);
+    headers.flag(DOUBT_ACCEPTED, history.doubt_accepted);
     let replay_id = history.replay_id.map(|id| id.to_string());
     headers.optional_text(REPLAY_ID, replay_id.as_deref());
     if history.revision > 0 {

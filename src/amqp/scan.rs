@@ -5,9 +5,11 @@
 //! back what one consumer had in its order, and up to 32 consumers in theirs. What was fetched one by
 //! one (`basic.get`) comes back in any order, and takes some milliseconds each.
 
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -72,29 +74,53 @@ impl<'a> Scan<'a> {
     pub async fn next(&mut self) -> Result<Option<Message>, AmqpError> {
         let mut silent = Duration::ZERO;
         loop {
+            if let Poll::Ready(came) = self.came() {
+                return self.taken(came);
+            }
             if self.expected == 0 && !self.has_news().await? {
-                return Ok(None);
+                return match self.came() {
+                    Poll::Ready(came) => self.taken(came),
+                    Poll::Pending => Ok(None),
+                };
             }
             if self.room == 0 {
                 self.widen().await?;
             }
             let Some(consumer) = self.consumers.last_mut() else { return Ok(None) };
             match tokio::time::timeout(SILENCE, consumer.next()).await {
-                Ok(Some(Ok(delivery))) => {
-                    self.room -= 1;
-                    self.expected = self.expected.saturating_sub(1);
-                    self.seen += 1;
-                    return Ok(Some(Message(delivery)));
-                }
-                Ok(Some(Err(error))) => return Err(AmqpError::Failed("look at a message", error)),
-                // The queue was deleted.
-                Ok(None) => return Ok(None),
+                Ok(came) => return self.taken(came),
                 Err(_) if silent >= self.link.limit => {
                     return Err(AmqpError::TimedOut("look at a message", silent));
                 }
                 // Somebody else may have some of them in hand.
                 Err(_) => (self.expected, silent) = (self.ready().await?, silent + SILENCE),
             }
+        }
+    }
+
+    /// What has come already, expected or not. A queue says that nothing is left as soon as all is on
+    /// its way to us, which over a slow link is long before it is here.
+    fn came(&mut self) -> Poll<Option<lapin::Result<Delivery>>> {
+        let Some(consumer) = self.consumers.last_mut().filter(|_| self.room > 0) else {
+            return Poll::Pending;
+        };
+        consumer.next().now_or_never().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn taken(
+        &mut self,
+        came: Option<lapin::Result<Delivery>>,
+    ) -> Result<Option<Message>, AmqpError> {
+        match came {
+            Some(Ok(delivery)) => {
+                self.room -= 1;
+                self.expected = self.expected.saturating_sub(1);
+                self.seen += 1;
+                Ok(Some(Message(delivery)))
+            }
+            Some(Err(error)) => Err(AmqpError::Failed("look at a message", error)),
+            // The queue was deleted.
+            None => Ok(None),
         }
     }
 
@@ -132,6 +158,9 @@ impl<'a> Scan<'a> {
         if self.expected == 0 {
             tokio::time::sleep(SILENCE).await;
             self.expected = self.ready().await?;
+            // What was sent to us before its answer has come when that has.
+            let round_trip = self.channel.basic_qos(self.width, BasicQosOptions::default());
+            within(self.link.limit, "look at a queue", round_trip).await?;
         }
         Ok(self.expected > 0)
     }

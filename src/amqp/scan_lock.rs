@@ -11,11 +11,14 @@ use lapin::{BasicProperties, Channel, Consumer};
 
 use super::active::is_locked;
 use super::connection::{AmqpError, Link, within};
+use crate::domain::text::escape;
 
 /// RabbitMQ's own way to answer without a queue.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// For the holder's name.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Longest name of a holder that is shown.
+const MAX_HOLDER_BYTES: usize = 255;
 /// So often whoever does not answer is asked again.
 const LOOKS: u32 = 5;
 
@@ -92,5 +95,7 @@ async fn ask_for_holder(link: &Link, queue: &str) -> Result<Option<String>, Amqp
     within(link.limit, "ask for the lock's holder", ask).await?;
     let answer = tokio::time::timeout(PATIENCE, answers.next()).await;
     let answer = answer.ok().flatten().and_then(Result::ok);
-    Ok(answer.map(|answer| String::from_utf8_lossy(&answer.data).into_owned()))
+    let holder =
+        |data: &[u8]| escape(&String::from_utf8_lossy(data), MAX_HOLDER_BYTES).into_owned();
+    Ok(answer.map(|answer| holder(&answer.data)))
 }

@@ -46,6 +46,8 @@ struct Properties {
     #[serde(skip_serializing_if = "Option::is_none")]
     app_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cluster_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     timestamp: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<u8>,
@@ -69,6 +71,7 @@ impl Message {
             message_id: text(known.message_id()),
             r#type: text(known.kind()),
             app_id: text(known.app_id()),
+            cluster_id: text(known.cluster_id()),
             timestamp: *known.timestamp(),
             priority: *known.priority(),
         };
@@ -119,6 +122,7 @@ impl Exported {
             (known.message_id, BasicProperties::with_message_id),
             (known.r#type, BasicProperties::with_type),
             (known.app_id, BasicProperties::with_app_id),
+            (known.cluster_id, BasicProperties::with_cluster_id),
         ];
         for (text, set) in texts {
             if let Some(text) = text {
@@ -162,9 +166,9 @@ fn read(value: Value) -> serde_json::Result<AMQPValue> {
     Ok(match value {
         Value::String(text) => AMQPValue::LongString(text.into()),
         Value::Bool(is_so) => AMQPValue::Boolean(is_so),
-        Value::Number(ref number) if number.is_i64() => {
-            AMQPValue::LongLongInt(number.as_i64().unwrap_or_default())
-        }
-        typed => serde_json::from_value(typed)?,
+        typed => match typed.as_i64() {
+            Some(number) => AMQPValue::LongLongInt(number),
+            None => serde_json::from_value(typed)?,
+        },
     })
 }

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use super::check_ledger::{self, Looked};
 use super::{Exit, block_on, output, sample, topology::finding_json};
+use crate::admin::listener::MAX_CONNECTION_KIB;
 use crate::amqp::topology::{self, Finding, State};
 use crate::config::{Config, Layers, Needs};
+use crate::descriptors::{self, Budget};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -26,17 +28,22 @@ pub(super) fn check(args: &Args, layers: &Layers) -> anyhow::Result<Exit> {
     }
     let config = Config::load(layers, Needs::Portal)?;
     let (address, findings, depths, ledger) = look(&config)?;
-    let faulty = findings.iter().any(Finding::is_fault) || ledger.is_faulty();
-    let notes = notes(&config);
+    let files = Budget::new(&config, descriptors::limit_of_run());
+    let files_fault = files.problem();
+    let is_faulty = findings.iter().any(Finding::is_fault) || ledger.is_faulty();
+    let faulty = is_faulty || files_fault.is_some();
+    let notes = notes(&config, files);
     if args.json {
         let findings: Vec<Value> = findings.iter().map(finding_json).collect();
         output::print_json(&json!({"ok": !faulty, "broker": address, "findings": findings,
             "depths": depths.iter().cloned().collect::<serde_json::Map<_, _>>(),
-            "ledger": ledger.to_json(&config), "notes": notes}))?;
+            "ledger": ledger.to_json(&config), "open_files": files_json(files, files_fault.as_deref()),
+            "notes": notes}))?;
     } else {
         let mut lines = vec!["ok     configuration".to_owned(), format!("ok     broker {address}")];
         lines.extend(topology_lines(&findings));
         lines.extend(ledger.to_lines(&config));
+        lines.extend(files_fault.map(|fault| format!("FAULT  admin.max_connections: {fault}")));
         lines.extend(depths.iter().map(|(queue, depth)| format!("note   {queue}: {depth} ready")));
         lines.extend(notes.iter().map(|note| format!("note   {note}")));
         output::print(&lines.join("\n"))?;
@@ -80,16 +87,24 @@ fn look(config: &Config) -> anyhow::Result<Seen> {
     })
 }
 
-fn notes(config: &Config) -> Vec<String> {
+fn files_json(files: Budget, fault: Option<&str>) -> Value {
+    let Budget { limit, reserve, visitors } = files;
+    json!({"limit": limit, "reserve": reserve, "visitors": visitors, "fault": fault})
+}
+
+fn notes(config: &Config, files: Budget) -> Vec<String> {
     const LARGEST_MESSAGE_MIB: u32 = 16;
     let prefetch = u32::from(config.broker.prefetch);
     let fields = &config.rules.fields;
     let mut notes = vec![
         format!(
             "memory: at most {prefetch} deliveries of the broker's largest message at once; with \
-             RabbitMQ 4's default of {LARGEST_MESSAGE_MIB} MiB that is {} MiB",
-            prefetch * LARGEST_MESSAGE_MIB
+             RabbitMQ 4's default of {LARGEST_MESSAGE_MIB} MiB that is {} MiB; visitors of the admin \
+             port take {} MiB at worst",
+            prefetch * LARGEST_MESSAGE_MIB,
+            config.admin.max_connections * MAX_CONNECTION_KIB / 1024
         ),
+        format!("{}, if run is started as this was", files.to_text()),
         format!(
             "field policies: address {:?}, city_spaces {:?}, state_spaces {:?}; what they refuse \
              becomes a dead letter that names its setting",

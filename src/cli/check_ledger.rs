@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::ledger::id_at_broker;
+use super::ledger::mark_at_broker;
 use crate::amqp::{Hold, Link, hold, topology};
 use crate::config::{Config, Declare};
-use crate::ledger::{About, Condition, LedgerError, Place, Store, Target};
+use crate::domain::doubt::Gap;
+use crate::domain::ledger_mark::{Comparison, LedgerMark};
+use crate::ledger::{
+    About, Condition, Counts, CustomerKey, Directory, LedgerError, Numbered, Store, Target,
+};
 
 /// Dead letters are replayed within such a time; a ledger should remember for longer.
 const DEAD_LETTERS_LIVE: Duration = Duration::from_hours(30 * 24);
@@ -17,7 +22,8 @@ const DEAD_LETTERS_LIVE: Duration = Duration::from_hours(30 * 24);
 pub(super) struct Looked {
     about: Option<About>,
     condition: Option<Condition>,
-    id_at_broker: Option<String>,
+    at_broker: Option<LedgerMark>,
+    numbered: Option<Numbered>,
     notes: Vec<String>,
     warnings: Vec<String>,
     faults: Vec<String>,
@@ -26,18 +32,21 @@ pub(super) struct Looked {
 /// Looks at everything; makes nothing.
 pub(super) async fn look(link: &Link, config: &Config) -> anyhow::Result<Looked> {
     let target = &config.ledger.target;
-    let mut looked =
-        Looked { id_at_broker: id_at_broker(link, config).await?, ..Looked::default() };
+    let mut looked = Looked { at_broker: mark_at_broker(link, config).await?, ..Looked::default() };
     if let Target::Sqlite(path) = target {
-        let Place { faults, warnings } = Place::look(path);
+        let Directory { faults, warnings } = Directory::look(path);
         (looked.faults, looked.warnings) = (faults, warnings);
     }
     match examine(target).await {
-        Ok(Some((about, condition))) => looked.compare(about, condition),
+        Ok(Some((about, condition, numbered))) => looked.compare(about, condition, numbered),
         Ok(None) => looked.note_none(),
         Err(LedgerError::Missing(_)) => looked.note_missing(target),
         Err(
-            error @ (LedgerError::Unreachable(_) | LedgerError::Broken(_) | LedgerError::InUse(_)),
+            error @ (LedgerError::Unreachable(_)
+            | LedgerError::Broken(_)
+            | LedgerError::Unfit(_)
+            | LedgerError::Refused(_)
+            | LedgerError::InUse(_)),
         ) => {
             looked.faults.push(error.to_string());
         }
@@ -47,9 +56,9 @@ pub(super) async fn look(link: &Link, config: &Config) -> anyhow::Result<Looked>
     Ok(looked)
 }
 
-async fn examine(target: &Target) -> Result<Option<(About, Condition)>, LedgerError> {
+async fn examine(target: &Target) -> Result<Option<(About, Condition, Numbered)>, LedgerError> {
     let Some((store, about)) = Store::visit(target).await? else { return Ok(None) };
-    Ok(Some((about, store.condition().await?)))
+    Ok(Some((about, store.inspect().await?, store.load_number().await?)))
 }
 
 impl Looked {
@@ -57,44 +66,48 @@ impl Looked {
         !self.faults.is_empty()
     }
 
-    fn compare(&mut self, about: About, mut condition: Condition) {
+    fn compare(&mut self, about: About, mut condition: Condition, numbered: Numbered) {
         self.faults.append(&mut condition.faults);
-        let own = about.id.to_string();
-        match &self.id_at_broker {
-            Some(known) if *known != own => self.faults.push(format!(
-                "the work queue is fenced by the ledger {known}, but ledger.url names the ledger {own}: \
-                 name the right one, or if it is lost accept this one with `customer-relay ledger adopt`"
-            )),
-            Some(_) => {}
+        self.faults.extend(unreadable_rows(&condition.unreadable));
+        match &self.at_broker {
+            Some(known) => match numbered.mark(&about).compare(known) {
+                Comparison::FailedOver { since } => self.warnings.push(fail_over(since)),
+                compared => self.faults.extend(compared.fault()),
+            },
             None => self.notes.push("its id is not at the broker yet; `run` writes it".to_owned()),
         }
+        self.notes.extend(numbered.gap.map(open_gap));
         (self.about, self.condition) = (Some(about), Some(condition));
+        self.numbered = Some(numbered);
     }
 
     fn note_none(&mut self) {
-        if let Some(known) = &self.id_at_broker {
+        if let Some(LedgerMark { id, .. }) = &self.at_broker {
             self.warnings
-                .push(format!("this work queue was fenced by the ledger {known}; now it is not"));
+                .push(format!("this work queue was fenced by the ledger {id}; now it is not"));
         }
     }
 
     fn note_missing(&mut self, target: &Target) {
-        match &self.id_at_broker {
-            Some(known) => self.faults.push(format!(
-                "the work queue is fenced by the ledger {known}, but there is none in {target}: put it \
-                 back, or let `run` make a new one and accept that with `customer-relay ledger adopt`"
+        match &self.at_broker {
+            Some(LedgerMark { id, .. }) => self.faults.push(format!(
+                "the work queue is fenced by the ledger {id}, but there is none in {target}: put it \
+                 back, or a backup of it with `customer-relay ledger restore FILE`; without one, let \
+                 `run` make a new one and accept that with `customer-relay ledger adopt`"
             )),
             None => self.notes.push("not there yet; `run` makes it".to_owned()),
         }
     }
 
     pub(super) fn to_json(&self, config: &Config) -> Value {
-        let counts = self.condition.as_ref();
+        let counts = self.condition.as_ref().map(|condition| condition.counts);
         json!({
             "target": config.ledger.target.to_string(),
             "id": self.about.as_ref().map(|about| about.id.to_string()),
             "created": self.about.as_ref().map(|about| about.created.to_string()),
-            "id_at_broker": self.id_at_broker,
+            "id_at_broker": self.at_broker.as_ref().map(|known| &known.id),
+            "number": self.numbered.as_ref().map(|numbered| numbered.number),
+            "number_at_broker": self.at_broker.as_ref().and_then(|known| known.number),
             "customers": counts.map(|counts| counts.customers),
             "pending": counts.map(|counts| counts.pending),
             "dead_letters": counts.map(|counts| counts.dead),
@@ -107,7 +120,8 @@ impl Looked {
     pub(super) fn to_lines(&self, config: &Config) -> Vec<String> {
         let subject = format!("ledger {}", config.ledger.target);
         let mut lines = Vec::new();
-        if let Some(Condition { customers, pending, dead, .. }) = &self.condition {
+        if let Some(Condition { counts, .. }) = &self.condition {
+            let Counts { customers, pending, dead } = counts;
             let mark = if self.is_faulty() { "note " } else { "ok   " };
             let holds =
                 format!("{customers} customers, {pending} pending retries, {dead} dead letters");
@@ -118,6 +132,36 @@ impl Looked {
         lines.extend(self.warnings.iter().map(|warning| format!("WARN   {warning}")));
         lines
     }
+}
+
+pub(super) fn fail_over(since: Option<Timestamp>) -> String {
+    let since = since.map_or_else(|| "an unknown time".to_owned(), |since| since.to_string());
+    format!(
+        "the ledger's PostgreSQL has failed over since {since}: unless the replica was synchronous, \
+         its last commits may be lost; then `customer-relay ledger doubts --open {since}`"
+    )
+}
+
+fn open_gap(Gap { from, until }: Gap) -> String {
+    format!(
+        "what was applied between {from} and {until} is not known: `customer-relay ledger doubts` \
+         shows the events in doubt, `--close` ends it"
+    )
+}
+
+/// Customers whose events wait until somebody mends their rows.
+fn unreadable_rows(keys: &[CustomerKey]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = keys.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = if keys.len() > SHOWN { ", …" } else { "" };
+    (!keys.is_empty()).then(|| {
+        format!(
+            "{} customers' rows cannot be read (keys {}{more}); their events wait: `customer-relay \
+             ledger mend --all --from BACKUP`, or `--empty`",
+            keys.len(),
+            shown.join(", ")
+        )
+    })
 }
 
 /// Settings under which the portal may end with an older value.

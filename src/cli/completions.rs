@@ -25,7 +25,7 @@ pub(super) struct ManArgs {
 pub(super) fn completions(args: &CompletionsArgs) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), NAME, &mut script);
-    output::print(&String::from_utf8(script)?)?;
+    output::print_as_is(&String::from_utf8(script)?)?;
     Ok(Exit::Done)
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Args {
 
 pub(super) fn config(args: &Args, layers: &Layers) -> anyhow::Result<Exit> {
     if args.defaults {
-        output::print(DEFAULTS)?;
+        output::print_as_is(DEFAULTS)?;
         return Ok(Exit::Done);
     }
     if args.json {

@@ -76,7 +76,7 @@ type Ledger = (Store, About);
 
 async fn look_up(config: &Config, id: &str) -> anyhow::Result<Option<(Ledger, Account)>> {
     let Some((store, about)) = Store::visit(&config.ledger.target).await? else { return Ok(None) };
-    let account = store.account(about.key(id)).await?;
+    let account = store.load_account(about.key(id)).await?;
     Ok(Some(((store, about), account)))
 }
 
@@ -91,6 +91,11 @@ fn table(known: &Value) -> String {
         format!("last written  {}", text(&known["last_written"])),
         format!("superseded    {} events found nothing left to send", known["superseded"]),
     ];
+    if let Some(error) = known["unreadable"].as_str() {
+        lines.push(format!(
+            "ROW           {error}; its events wait: customer-relay ledger mend ID --from BACKUP, or --empty"
+        ));
+    }
     if let Some(call) = known["call_under_way"].as_object() {
         let (until, event) = (text(&call["until"]), text(&call["event"]));
         lines.push(format!("under way     a call may be, until {until} (event {event})"));
@@ -99,9 +104,11 @@ fn table(known: &Value) -> String {
         let [event, time, sequence, received] =
             ["event", "time", "sequence", "received"].map(|part| text(&version[part]));
         lines.push(format!(
-            "{field:<13} {event}  time {time}  sequence {sequence}  received {received}"
+            "{:<13} {event}  time {time}  sequence {sequence}  received {received}",
+            output::part(field)
         ));
     }
+    lines.extend(more(known, "pending"));
     for waits in known["pending"].as_array().into_iter().flatten() {
         let [event, attempts, since, due, due_in, reason] =
             ["event", "attempts", "since", "due", "due_in_s", "reason"]
@@ -111,6 +118,7 @@ fn table(known: &Value) -> String {
              {reason}"
         ));
     }
+    lines.extend(more(known, "dead_letters"));
     for dead in known["dead_letters"].as_array().into_iter().flatten() {
         let [id, event, reason, field, died] =
             ["dead_id", "event", "reason", "field", "died"].map(|part| text(&dead[part]));
@@ -119,11 +127,22 @@ fn table(known: &Value) -> String {
     lines.join("\n")
 }
 
+/// Says that not all of a list is shown.
+fn more(known: &Value, list: &str) -> Option<String> {
+    let shown = known[list].as_array().map_or(0, Vec::len);
+    let in_all =
+        known[format!("{list}_in_all")].as_u64().filter(|in_all| *in_all > shown as u64)?;
+    let what = list.replace('_', " ");
+    Some(format!("{what:<13} {in_all} in all; the newest {shown} of them:"))
+}
+
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+        Value::String(text) => output::part(text).into_owned(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            output::part(&value.to_string()).into_owned()
+        }
     }
 }
 
@@ -161,7 +180,7 @@ fn forget(wish: &Wish<'_>, config: &Config, who: &str) -> anyhow::Result<Exit> {
         link.close().await;
         let forgotten = Forgotten::of(known.as_ref().map(|(_, account)| account), erased?);
         if let Some(((store, about), _)) = known.filter(|_| !wish.counts_only) {
-            store.forget(about.key(wish.id)).await?;
+            store.erase_customer(about.key(wish.id)).await?;
         }
         Ok(forgotten)
     })?;
@@ -194,21 +213,22 @@ async fn erase_messages(
 /// What was known of him, and where.
 struct Forgotten {
     fields: usize,
-    pending: usize,
-    dead: usize,
+    pending: u64,
+    dead: u64,
     erased: Vec<(String, Erased)>,
 }
 
 impl Forgotten {
     fn of(account: Option<&Account>, erased: Vec<(String, Erased)>) -> Forgotten {
-        let row = account.and_then(|account| account.row.as_ref()).map(|(row, _)| row);
+        let row = account.and_then(|account| account.row.as_ref());
+        let row = row.and_then(|(row, _)| row.as_ref().ok());
         let fields = row.map_or(0, |row| {
             Field::ALL.into_iter().filter(|field| row.newest(*field).is_some()).count()
         });
         Forgotten {
             fields,
-            pending: account.map_or(0, |account| account.pending.len()),
-            dead: account.map_or(0, |account| account.dead.len()),
+            pending: account.map_or(0, |account| account.pending_in_all),
+            dead: account.map_or(0, |account| account.dead_in_all),
             erased,
         }
     }

@@ -10,11 +10,12 @@ use serde_json::{Map, Value, json};
 use super::{Exit, output};
 use crate::clock;
 use crate::config::Config;
-use crate::domain::admission::{self, Admission, Rules};
+use crate::domain::admission::{self, Admission, Moment, Rules};
 use crate::domain::dead_letter::Reason;
 use crate::domain::event::{CustomerUpdated, Envelope};
 use crate::domain::field::Field;
 use crate::domain::history::History;
+use crate::domain::outcome::Outcome;
 use crate::domain::request::{SignedRequest, canonical, sign};
 use crate::domain::response::{Answer, Judgement, NoAnswer, judge};
 use crate::domain::retry::{Slot, Tier};
@@ -68,7 +69,7 @@ pub(super) fn admit(config: &Config, body: &[u8]) -> Result<Admission, Box<Verdi
     let envelope =
         Envelope { body, kind: config.rules.mapping.default_type(), ..Envelope::default() };
     let rules = Rules { orders_by_arrival: true, ..config.rules.clone() };
-    admission::admit(&envelope, &History::new(now), &rules, &config.retry.tiers, now)
+    admission::admit(&envelope, &History::new(now), &rules, &config.retry, &Moment::certain(now))
         .map_err(|refused| Box::new(refused.verdict))
 }
 
@@ -139,7 +140,8 @@ struct Possible {
 
 fn possible_answers() -> impl Iterator<Item = (&'static str, Result<Answer, NoAnswer>)> {
     let answer = |status, body: &str, retry_after: Option<&str>| {
-        Ok(Answer { status, body: body.into(), retry_after: retry_after.map(str::to_owned) })
+        let retry_after = retry_after.map(str::to_owned);
+        Ok(Answer { status, body: body.into(), retry_after, date: None })
     };
     let form =
         |status: u16, message: &str| json!({"status": status, "message": message}).to_string();
@@ -176,8 +178,14 @@ fn possible(
     let now = clock::now();
     let judgement = judge(call, true, now);
     let history = History::new(now);
+    let judgement = config.retry.believe(judgement);
+    let is_throttled = judgement.outcome == Outcome::Throttled;
     let decided = |dice| {
-        decide(&judgement, judgement.outcome.scope(), update, &history, &config.retry, now, dice)
+        if is_throttled {
+            Verdict::throttled(&judgement, &history, &config.retry, now, dice)
+        } else {
+            decide(&judgement, update, &history, &config.retry, now, dice)
+        }
     };
     let delay = |verdict: &Verdict| verdict.tier().map(Tier::delay);
     let (shortest, longest) = (delay(&decided(0.0)), delay(&decided(1.0)));
@@ -277,7 +285,11 @@ impl Explained {
 impl Sent {
     fn to_text(&self) -> String {
         let mut lines = vec!["fields sent, as far as nothing newer was applied".to_owned()];
-        lines.extend(self.update.values().map(|(field, value)| format!("  {field:<10} {value}")));
+        lines.extend(
+            self.update
+                .values()
+                .map(|(field, value)| format!("  {field:<10} {}", output::part(value))),
+        );
         if let Some(unordered) = self.unordered {
             lines.extend(["order".to_owned(), format!("  {unordered}")]);
         }
@@ -287,7 +299,7 @@ impl Sent {
             ("checksum", &self.request.checksum),
             ("the call by hand", &self.curl),
         ] {
-            lines.extend([title.to_owned(), format!("  {text}")]);
+            lines.extend([title.to_owned(), format!("  {}", output::part(text))]);
         }
         lines.push(
             "what each answer to the first attempt would cause, while others' calls go well"

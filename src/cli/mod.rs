@@ -6,9 +6,13 @@ mod completions;
 mod config;
 mod customer;
 mod dead;
+mod doubts;
+mod doubts_queue;
 mod explain;
 mod healthy;
 mod ledger;
+mod ledger_backup;
+mod mend;
 mod orders;
 mod output;
 mod publish;
@@ -73,7 +77,7 @@ enum Command {
     /// Show what the ledger knows of a customer, or erase him.
     #[command(subcommand)]
     Customer(customer::Args),
-    /// Show the ledger, accept another one, or carry it over.
+    /// Show the ledger, back it up, restore it, accept another one, or carry it over.
     #[command(subcommand)]
     Ledger(ledger::Args),
     /// Show, declare, compare or export the broker's queues.
@@ -154,7 +158,10 @@ fn dispatch(command: Command, sources: &Sources, fields: &[String]) -> anyhow::R
             dead::dead(&verb, &load(&layers, Needs::Broker)?, &operator, fields)
         }
         Command::Customer(args) => customer::customer(&args, &layers, &operator(sources).name),
-        Command::Ledger(args) => ledger::ledger(&args, &load(&layers, Needs::Broker)?),
+        Command::Ledger(args) => {
+            let config = load(&layers, Needs::Broker)?;
+            ledger::ledger(&args, &config, &operator(sources).name)
+        }
         Command::Topology(args) => topology::topology(&args, &load(&layers, Needs::Broker)?),
         Command::Publish(args) => publish::publish(&args, &load(&layers, Needs::Broker)?),
         Command::Config(args) => config::config(&args, &layers),
@@ -172,7 +179,8 @@ fn operator(sources: &Sources) -> dead::Operator {
         found.map(|(_, value)| value.clone())
     };
     let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(named);
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let host = host.unwrap_or_else(|_| "unknown".to_owned());
     dead::Operator {
         name: format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.trim()),
         editor: ["VISUAL", "EDITOR"].into_iter().find_map(named),

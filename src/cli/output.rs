@@ -1,5 +1,6 @@
 //! Writing to people and pipes: results to standard output, complaints to standard error.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::bail;
@@ -7,9 +8,30 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::Usage;
+use crate::domain::text::{escape, escape_json, escape_page};
 
-/// Writes a result. A pipe that was closed early is no failure.
+/// Writes a result: whatever a text in it holds, a terminal sees lines of printable characters.
 pub(super) fn print(text: &str) -> io::Result<()> {
+    write_out(&escape_page(text))
+}
+
+/// Writes a result as indented JSON.
+pub(super) fn print_json(value: &Value) -> io::Result<()> {
+    write_out(&escape_json(&format!("{value:#}")))
+}
+
+/// Writes a result as a line of JSON.
+pub(super) fn print_json_line(value: &Value) -> io::Result<()> {
+    write_out(&escape_json(&value.to_string()))
+}
+
+/// Writes a text of our own as it is.
+pub(super) fn print_as_is(text: &str) -> io::Result<()> {
+    write_out(text)
+}
+
+/// A pipe that was closed early is no failure.
+fn write_out(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let written = out
         .write_all(text.as_bytes())
@@ -20,25 +42,28 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a result as indented JSON.
-pub(super) fn print_json(value: &Value) -> io::Result<()> {
-    print(&format!("{value:#}"))
+/// Takes what was written off the terminal, if standard output is one.
+pub(super) fn clear() -> io::Result<()> {
+    if !io::stdout().is_terminal() {
+        return Ok(());
+    }
+    io::stdout().lock().write_all(b"\x1b[2J\x1b[H")
+}
+
+/// A text from outside as a part of a line.
+pub(super) fn part(text: &str) -> Cow<'_, str> {
+    escape(text, usize::MAX)
 }
 
 /// Writes a complaint.
 pub(super) fn complain(text: &str) {
     // Nobody is left to tell if standard error is closed.
-    drop(writeln!(io::stderr().lock(), "customer-relay: {text}"));
+    drop(writeln!(io::stderr().lock(), "customer-relay: {}", escape_page(text)));
 }
 
 /// Whether a person looks at standard error.
 pub(super) fn is_watched() -> bool {
     io::stderr().is_terminal()
-}
-
-/// Whether a person looks at standard output.
-pub(super) fn is_seen() -> bool {
-    io::stdout().is_terminal()
 }
 
 /// Asks a person to type what is about to be lost.
@@ -59,7 +84,7 @@ fn ask(question: &str) -> anyhow::Result<String> {
     if !io::stdin().is_terminal() || !is_watched() {
         bail!(Usage("nobody can be asked here: --yes says that it is wanted".into()));
     }
-    write!(io::stderr().lock(), "{question}")?;
+    write!(io::stderr().lock(), "{}", escape_page(question))?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(answer.trim().to_owned())
@@ -80,5 +105,5 @@ fn progress(bar: ProgressBar, template: &str) -> ProgressBar {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     }
     let style = ProgressStyle::with_template(template);
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    bar.with_style(style.expect("templates are our own"))
 }

@@ -5,6 +5,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Exit;
 use crate::config::Config;
+use crate::descriptors::{self, Budget};
+use crate::stack;
 use crate::telemetry::{Exporters, Signals, log, panic};
 use crate::worker;
 
@@ -21,16 +23,19 @@ pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::R
         last_lines.now();
         std::process::abort();
     });
+    let files = Budget::new(&config, descriptors::raise_limit()).accept()?;
     let work_queue = config.broker.topology.work_queue();
     let telemetry = exporters.telemetry(&work_queue, config.publisher_trace);
     // One thread: what there is to compute takes far less than the portal does, and of several each
     // would wake the others all the time. What waits for the disk has threads of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().thread_stack_size(stack::SMALL).build()?;
     let ended = runtime.block_on(async {
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(stop_on_signals(stop.clone(), cut.clone())?);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
-        let report = worker::run(config, telemetry, stop, cut).await?;
+        tracing::info!("{}", files.to_text());
+        let report = Box::pin(worker::run(config, telemetry, stop, cut)).await?;
         tracing::info!("stopped: {report}");
         Ok(Exit::Done)
     });

@@ -66,7 +66,7 @@ fn group_json((group, (count, line)): (&Group, &(u64, usize))) -> Value {
 fn group_line((group, (count, line)): (&Group, &(u64, usize))) -> String {
     let (reason, field, rule, setting) = group;
     let part = |name: &str, value: &Option<String>| {
-        value.as_ref().map(|value| format!(", {name} {value}")).unwrap_or_default()
+        value.as_ref().map_or_else(String::new, |value| format!(", {name} {value}"))
     };
     let (field, rule) = (part("field", field), part("rule", rule));
     let setting = part("setting", setting);

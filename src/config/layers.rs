@@ -67,7 +67,7 @@ impl Layers {
     /// Lays the sources over the defaults. A file that cannot be read is a mistake by itself;
     /// unknown keys are reported with all other mistakes.
     pub fn new(sources: &Sources) -> Result<Layers, Mistakes> {
-        let defaults = flatten(DEFAULTS.parse().unwrap_or_default());
+        let defaults = flatten(DEFAULTS.parse().expect("the compiled-in defaults are TOML"));
         let values = defaults.into_iter().map(|(key, value)| (key, (value, Source::Default)));
         let mut layers = Layers { values: values.collect(), mistakes: Vec::new() };
         if let Some(path) = &sources.file {
@@ -100,7 +100,7 @@ impl Layers {
             *slot = (value, source);
             return;
         }
-        let section = key.split('.').next().unwrap_or_default();
+        let section = key.split('.').next().expect("a split has a first piece");
         let siblings: Vec<&str> = self
             .values
             .keys()

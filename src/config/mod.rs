@@ -20,11 +20,16 @@ use crate::amqp::Broker;
 use crate::amqp::topology::Topology;
 use crate::domain::admission::Rules;
 use crate::domain::breaker::OutagePolicy;
+use crate::domain::controls::ControlCalls;
+use crate::domain::doubt::OnDoubt;
 use crate::domain::event::Mapping;
+use crate::domain::faults::FaultPolicy;
 use crate::domain::field::PerField;
 use crate::domain::gate::GatePolicy;
+use crate::domain::group::Order;
 use crate::domain::request::FieldOrder;
 use crate::domain::retry::{RetryPolicy, Tiers};
+use crate::domain::turn::TurnPolicy;
 use crate::domain::update::{AddressPolicy, FieldPolicies, SpacePolicy, Update};
 use crate::domain::version::OrderBy;
 use crate::ledger::Target;
@@ -133,8 +138,6 @@ pub struct OutageConfig {
     pub gate: GatePolicy,
     /// How long deliveries are kept during an outage before they are handed back.
     pub hold: Duration,
-    /// How long a rejection waits for a witness before a control call is made.
-    pub witness_wait: Duration,
     /// What a blown fuse does.
     pub fuse: FuseAction,
 }
@@ -166,6 +169,8 @@ pub struct LedgerConfig {
     pub target: Target,
     /// How long customers are kept that nothing is heard of; `None`: for ever.
     pub retention: Option<Duration>,
+    /// What is done with an event that may overwrite what an older copy of the ledger does not know.
+    pub on_doubt: OnDoubt,
 }
 
 /// The port for operators.
@@ -175,6 +180,14 @@ pub struct AdminConfig {
     pub listen: Option<SocketAddr>,
     /// What a caller must show.
     pub token: Secret,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Limit for a request's head, and again for its body.
+    pub request_timeout: Duration,
+    /// Limit for a client that does not read its answer.
+    pub answer_timeout: Duration,
+    /// Limit between two requests of a connection.
+    pub idle_timeout: Duration,
 }
 
 /// Log lines.
@@ -189,6 +202,9 @@ pub struct LogConfig {
 /// RabbitMQ closes the channel of a consumer that keeps a delivery for half an hour.
 const MAX_HOLD: Duration = Duration::from_mins(10);
 
+/// A visitor of the admin port has no longer for anything.
+const MAX_ADMIN_TIMEOUT: Duration = Duration::from_mins(10);
+
 /// Ten years.
 const LONGEST_RETENTION: Duration = Duration::from_hours(24 * 3653);
 
@@ -196,6 +212,16 @@ const LONGEST_RETENTION: Duration = Duration::from_hours(24 * 3653);
 const PORTAL_PATH: &str = "/airpay/ms/cards/api/update-customer";
 
 impl Config {
+    /// What a customer's turn goes by.
+    pub fn turn_policy(&self) -> TurnPolicy<'_> {
+        TurnPolicy {
+            order: Order { by: self.order_by, settle_after: self.portal.settle_after },
+            merges: self.worker.merges,
+            on_doubt: self.ledger.on_doubt,
+            retry: &self.retry,
+        }
+    }
+
     /// Reads every layer and checks every setting. All mistakes are told at once.
     pub fn load(layers: &Layers, needs: Needs) -> Result<Config, Mistakes> {
         let mut reader = Reader::new(layers);
@@ -222,7 +248,7 @@ fn read(reader: &mut Reader<'_>, needs: Needs) -> Option<Config> {
         grace_period: reader.duration("worker.grace_period"),
         merges: reader.boolean("worker.merge"),
     };
-    let outage = outage(reader, worker.in_flight, retry.as_ref());
+    let outage = outage(reader, worker.in_flight);
     let order_by = [("time", OrderBy::Time), ("sequence", OrderBy::Sequence)];
     let order_by = reader.choice("order.by", &order_by);
     let ledger = ledger(reader);
@@ -255,7 +281,9 @@ fn ledger(reader: &mut Reader<'_>) -> Option<LedgerConfig> {
         "off" => None,
         _ => Some(reader.duration_up_to("ledger.retention", LONGEST_RETENTION)),
     };
-    Some(LedgerConfig { target: target?, retention })
+    let on_doubt = [("send", OnDoubt::Send), ("hold", OnDoubt::Hold)];
+    let on_doubt = reader.choice("ledger.in_doubt", &on_doubt);
+    Some(LedgerConfig { target: target?, retention, on_doubt: on_doubt? })
 }
 
 fn admin(reader: &mut Reader<'_>, needs: Needs) -> AdminConfig {
@@ -269,16 +297,26 @@ fn admin(reader: &mut Reader<'_>, needs: Needs) -> AdminConfig {
     };
     let is_served = listen.is_some() && needs == Needs::Portal;
     let is_needed = is_served || needs == Needs::AdminToken;
-    AdminConfig { listen, token: secrets::admin_token(reader, is_needed) }
+    AdminConfig {
+        listen,
+        token: secrets::admin_token(reader, is_needed),
+        max_connections: reader.integer("admin.max_connections", 8..=100_000),
+        request_timeout: admin_timeout(reader, "admin.request_timeout"),
+        answer_timeout: admin_timeout(reader, "admin.answer_timeout"),
+        idle_timeout: admin_timeout(reader, "admin.idle_timeout"),
+    }
 }
 
-fn outage(
-    reader: &mut Reader<'_>,
-    in_flight: usize,
-    retry: Option<&RetryPolicy>,
-) -> Option<OutageConfig> {
+fn admin_timeout(reader: &mut Reader<'_>, key: &str) -> Duration {
+    let timeout = reader.duration(key);
+    if timeout > MAX_ADMIN_TIMEOUT {
+        reader.mistake(key, "must not exceed 10m");
+    }
+    timeout
+}
+
+fn outage(reader: &mut Reader<'_>, in_flight: usize) -> Option<OutageConfig> {
     let outage = OutagePolicy {
-        threshold: reader.integer("outage.threshold", 1..=100),
         first_probe: reader.duration("outage.first_probe"),
         max_probe_interval: reader.duration("outage.max_probe_interval"),
     };
@@ -290,11 +328,21 @@ fn outage(
         reader
             .mistake("outage.hold", "must not exceed 10m, a third of RabbitMQ's consumer timeout");
     }
-    let witness_wait = reader.duration("outage.witness_wait");
     let fuse = [("alert", FuseAction::Alert), ("pause", FuseAction::Pause)];
     let fuse = reader.choice("dead.fuse", &fuse)?;
-    let gate = GatePolicy { outage, in_flight, max_retry_after: retry?.max_retry_after };
-    Some(OutageConfig { gate, hold, witness_wait, fuse })
+    let faults = FaultPolicy {
+        threshold: reader.integer("outage.threshold", 1..=100),
+        patience: reader.duration("outage.witness_wait"),
+        longest: hold,
+    };
+    let control_calls = [
+        ("applied", ControlCalls::Applied),
+        ("probe-customer", ControlCalls::ProbeCustomer),
+        ("off", ControlCalls::Off),
+    ];
+    let control_calls = reader.choice("outage.control_calls", &control_calls)?;
+    let gate = GatePolicy { outage, faults, control_calls, in_flight };
+    Some(OutageConfig { gate, hold, fuse })
 }
 
 fn broker(reader: &mut Reader<'_>, tiers: Option<&Tiers>) -> Option<BrokerConfig> {
@@ -326,6 +374,7 @@ fn rules(reader: &mut Reader<'_>) -> Option<Rules> {
     let other_types = [("dead", false), ("ignore", true)];
     let ignores_other_types = reader.choice("broker.other_types", &other_types);
     let max_bytes = reader.integer("event.max_bytes", 1..=134_217_728);
+    let earliest_time = reader.past_time("event.earliest_time");
     let future_tolerance = reader.duration("event.future_tolerance");
     let future_limit = reader.duration("event.future_limit");
     let missing = [("invalid", false), ("arrival", true)];
@@ -335,6 +384,7 @@ fn rules(reader: &mut Reader<'_>) -> Option<Rules> {
         mapping,
         ignores_other_types: ignores_other_types?,
         max_bytes,
+        earliest_time: earliest_time?,
         future_tolerance,
         future_limit,
         fields,

@@ -5,11 +5,13 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use regex::Regex;
 use toml::Value;
 
 use super::layers::{Layers, Source};
+use crate::clock;
+use crate::domain::text::is_printable;
 
 /// One thing that is wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,8 +98,8 @@ impl<'a> Reader<'a> {
     /// A name for the broker: not empty, and short enough to leave room for what is appended.
     pub(super) fn name(&mut self, key: &str) -> String {
         let name = self.text(key);
-        if name.is_empty() || name.len() > 200 {
-            self.mistake(key, "expected a name of 1 to 200 bytes");
+        if name.is_empty() || name.len() > 200 || !is_printable(&name) {
+            self.mistake(key, "expected a name of 1 to 200 bytes, without control characters");
             return String::new();
         }
         name
@@ -162,6 +164,21 @@ impl<'a> Reader<'a> {
             self.mistake(key, &format!("expected a duration from 1ms to {days} days, {example}"));
             longest
         })
+    }
+
+    /// A moment in the past: an RFC 3339 time, or a date in UTC; a text, or TOML's own type.
+    pub(super) fn past_time(&mut self, key: &str) -> Option<Timestamp> {
+        let text = match self.layers.get(key) {
+            Some((Value::Datetime(time), _)) => time.to_string(),
+            Some((Value::String(text), _)) => text.trim().to_owned(),
+            _ => String::new(),
+        };
+        let time = text.parse().or_else(|_| format!("{text}T00:00:00Z").parse::<Timestamp>());
+        let time = time.ok().filter(|time| *time < clock::now());
+        if time.is_none() {
+            self.mistake(key, "expected a date or a time in the past, such as 2000-01-01");
+        }
+        time
     }
 
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {

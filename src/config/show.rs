@@ -7,6 +7,8 @@ use toml::Value;
 
 use super::layers::{Layers, Source};
 
+const WRITE: &str = "writing to a String cannot fail";
+
 impl Layers {
     /// TOML, with a comment on each line that is not the default.
     pub fn to_toml(&self) -> String {
@@ -15,13 +17,12 @@ impl Layers {
         for (key, value, source) in self.iter() {
             let (table, name) = key.split_once('.').unwrap_or(("", key));
             if table != section {
-                // Writing to a String cannot fail.
-                write!(text, "\n[{table}]\n").unwrap_or_default();
+                write!(text, "\n[{table}]\n").expect(WRITE);
                 section = table;
             }
-            write!(text, "{name} = {}", masked(key, value)).unwrap_or_default();
+            write!(text, "{name} = {}", masked(key, value)).expect(WRITE);
             if *source != Source::Default {
-                write!(text, "  # {source}").unwrap_or_default();
+                write!(text, "  # {source}").expect(WRITE);
             }
             text.push('\n');
         }

@@ -7,7 +7,8 @@ const RUNBOOK: &str = include_str!("../../deploy/RUNBOOK.md");
 /// The runbook's entry.
 pub fn advice(reason: Reason) -> &'static str {
     let heading = format!("\n### {}\n", reason.name());
-    let Some((_, entry)) = RUNBOOK.split_once(heading.as_str()) else { return "" };
+    let entry = RUNBOOK.split_once(heading.as_str()).map(|(_, entry)| entry);
+    let entry = entry.expect("the runbook has an entry for each reason");
     entry.split_once("\n##").map_or(entry, |(entry, _)| entry).trim()
 }
 

@@ -3,17 +3,22 @@
 
 use std::collections::HashSet;
 
+use anyhow::Context as _;
 use uuid::Uuid;
 
 use super::inspect::customer_of;
 use super::keep::Place;
 use super::office::Office;
 use crate::amqp::{Message, Publisher};
+use crate::clock;
 use crate::config::Config;
+use crate::domain::admission::{Moment, admit};
 use crate::domain::edit::{Change, edit};
 use crate::domain::event::{Decoded, Envelope, decode};
 use crate::domain::field::Field;
+use crate::domain::history::History;
 use crate::domain::letter::Letter;
+use crate::domain::verdict::Verdict;
 use crate::ledger::Note;
 
 /// What is to be changed, in which letters.
@@ -61,7 +66,11 @@ impl Office<'_> {
         let walk = async {
             while let Some((letter, message)) = finding.next().await? {
                 let Ok(body) = changed(self.config, &message, &wish.changes) else { continue };
-                let new = Letter { revision: letter.revision + 1, ..letter.clone() };
+                let revision = letter.revision.checked_add(1).context(
+                    "a letter's revision is as high as it can be: no relay wrote that; export it, correct \
+                     x-relay-revision, import it",
+                )?;
+                let new = Letter { revision, ..letter.clone() };
                 publisher.publish("", &archive, message.relaid(&letter), message.body()).await?;
                 publisher.publish("", &queue, message.relaid(&new), &body).await?;
                 if let Some((store, about)) = self.ledger() {
@@ -106,14 +115,14 @@ fn changed(config: &Config, message: &Message, changes: &[Change]) -> Result<Vec
     let envelope = envelope(config, message);
     let body = edit(&envelope, &config.rules.mapping.pointers, changes)?;
     let edited = Envelope { body: &body, ..envelope };
-    match decode(&edited, &config.rules.mapping).map_err(|error| error.to_string())? {
-        Decoded::OtherType(kind) => Err(format!("events of type {kind:?} are not read")),
-        Decoded::CustomerUpdated(event) => match config.rules.fields.validate(&event.fields) {
-            Ok(_) => Ok(body),
-            Err(faults) => {
-                Err(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-            }
-        },
+    let now = clock::now();
+    let (history, moment) = (History::new(now), Moment::certain(now));
+    let refused = admit(&edited, &history, &config.rules, &config.retry, &moment).err();
+    match refused.map(|refused| refused.verdict) {
+        Some(Verdict::DeadLetter(dead)) => Err(dead.detail),
+        Some(Verdict::Ignored { .. }) => Err("its type is ignored (broker.other_types)".into()),
+        // A time that lies ahead is waited for.
+        Some(_) | None => Ok(body),
     }
 }
 

@@ -8,12 +8,13 @@ use super::office::Office;
 use crate::amqp::Message;
 use crate::clock;
 use crate::config::Config;
-use crate::domain::admission::{self, Admission};
+use crate::domain::admission::{self, Admission, Moment};
 use crate::domain::event::{Decoded, Mapping, decode};
 use crate::domain::field::Field;
 use crate::domain::history::History;
 use crate::domain::letter::Letter;
 use crate::domain::outlook::Outlook;
+use crate::domain::row::Row;
 use crate::domain::verdict::Verdict;
 
 /// Letters whose customers are looked up at once.
@@ -93,14 +94,24 @@ impl Office<'_> {
     /// Holds letters against what the portal has.
     async fn outlooks(&self, opened: &[Opened]) -> anyhow::Result<Vec<Outlook>> {
         let by = self.config.order_by;
-        let mut rows = Vec::new().into_iter();
+        let mut rows = None;
         if let Some((store, about)) = self.ledger() {
             let admitted = opened.iter().filter_map(|opened| opened.admitted.as_ref().ok());
             let keys = admitted.map(|admission| about.key(admission.update.entity_id()));
-            rows = store.rows(keys.collect()).await?.into_iter();
+            rows = Some(store.load_rows(keys.collect()).await?.into_iter());
         }
+        // Without a ledger nothing is known of anybody.
+        let mut row = || match &mut rows {
+            Some(rows) => {
+                rows.next().expect("the ledger answers for each customer it was asked for")
+            }
+            None => Ok(Row::default()),
+        };
         let outlook = |Opened { admitted, history, .. }: &Opened| match admitted {
-            Ok(admission) => Outlook::of(admission, history, &rows.next().unwrap_or_default(), by),
+            Ok(admission) => match row() {
+                Ok(row) => Outlook::of(admission, history, &row, by, clock::now()),
+                Err(_) => Outlook::Waits,
+            },
             Err(outlook) => outlook.clone(),
         };
         Ok(opened.iter().map(outlook).collect())
@@ -120,7 +131,8 @@ fn open(config: &Config, message: &Message, letter: Letter, forces: bool) -> Ope
     };
     let mut envelope = message.envelope();
     envelope.kind = envelope.kind.or(config.rules.mapping.default_type());
-    let admitted = admission::admit(&envelope, &history, &config.rules, &config.retry.tiers, now);
+    let moment = Moment::certain(now);
+    let admitted = admission::admit(&envelope, &history, &config.rules, &config.retry, &moment);
     let admitted = admitted.map_err(|refused| refused.verdict.into());
     Opened { letter, history, admitted }
 }
@@ -131,6 +143,7 @@ pub(super) fn as_replayed(history: &History, forces: bool) -> History {
         receipt: history.receipt,
         ambiguous: history.ambiguous,
         revision: history.revision,
+        doubt_accepted: history.doubt_accepted,
         is_forced: forces || history.is_forced,
         ..History::new(history.first_seen)
     }

@@ -1,5 +1,6 @@
 //! The way to the dead letters: a connection, the ledger beside it, and the lock of whoever walks.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use anyhow::{Context as _, bail};
@@ -12,7 +13,13 @@ use crate::amqp::{AmqpError, Link, Message, Scan, ScanLock, lock_scans, topology
 use crate::clock;
 use crate::config::Config;
 use crate::domain::letter::{Filter, Letter};
-use crate::ledger::{About, Act, CustomerKey, Indexed, Store};
+use crate::domain::text::escape;
+use crate::ledger::{About, AuditEntry, CustomerKey, Indexed, Store};
+
+/// Longest reason, and longest description of an act, that are written down, in bytes.
+const MAX_NOTE_BYTES: usize = 2000;
+/// Longest operator's name, in bytes.
+const MAX_NAME_BYTES: usize = 255;
 
 /// An operator's place of work.
 pub struct Office<'a> {
@@ -40,7 +47,7 @@ impl<'a> Office<'a> {
             ledger,
             lacks_ledger,
             lock: OnceCell::new(),
-            who: who.to_owned(),
+            who: escape(who, MAX_NAME_BYTES).into_owned(),
         })
     }
 
@@ -65,10 +72,11 @@ impl<'a> Office<'a> {
 
     /// The ledger's store, for what cannot be done without.
     pub(super) fn store(&self) -> anyhow::Result<&Store> {
-        match (&self.ledger, &self.lacks_ledger) {
-            (Some((store, _)), _) => Ok(store),
-            (None, why) => bail!("this needs the ledger: {}", why.as_deref().unwrap_or("none")),
-        }
+        let Some((store, _)) = &self.ledger else {
+            let why = self.lacks_ledger().expect("a ledger that cannot be had is given a reason");
+            bail!("this needs the ledger: {why}");
+        };
+        Ok(store)
     }
 
     /// The queue of dead letters.
@@ -131,10 +139,12 @@ impl<'a> Office<'a> {
     async fn indexed(&self) -> anyhow::Result<Option<Vec<Indexed>>> {
         let Some((store, _)) = &self.ledger else { return Ok(None) };
         let depth = self.depth(&self.queue()).await?;
-        if store.letter_count().await? != u64::from(depth) {
+        if store.count_dead_letters().await? != u64::from(depth) {
             return Ok(None);
         }
-        Ok(Some(store.letters().await?))
+        let indexed = store.load_dead_letters().await?;
+        // One that is damaged is left out.
+        Ok((indexed.len() as u64 == u64::from(depth)).then_some(indexed))
     }
 
     /// Makes the index anew from the queue alone; how many letters there are.
@@ -154,7 +164,7 @@ impl<'a> Office<'a> {
         }
         scan.end().await?;
         let count = found.len() as u64;
-        self.store()?.reindex(found, began).await?;
+        self.store()?.replace_dead_letters(found, began).await?;
         Ok(count)
     }
 
@@ -166,22 +176,24 @@ impl<'a> Office<'a> {
         why: Option<&str>,
         count: u64,
     ) -> anyhow::Result<()> {
-        tracing::warn!(who = self.who, act, what, why, count, "an operator's act");
+        let what = escape(what, MAX_NOTE_BYTES);
+        let why = why.map(|why| escape(why, MAX_NOTE_BYTES));
+        tracing::warn!(who = self.who, act, %what, why = why.as_deref(), count, "an operator's act");
         let Some((store, _)) = &self.ledger else { return Ok(()) };
-        let act = Act {
+        let entry = AuditEntry {
             at: clock::now(),
             who: self.who.clone(),
             act: act.to_owned(),
-            what: what.to_owned(),
-            why: why.map(str::to_owned),
+            what: what.into_owned(),
+            why: why.map(Cow::into_owned),
             count,
         };
-        Ok(store.log_act(act).await?)
+        Ok(store.append_audit(entry).await?)
     }
 
     /// The last acts that were written down, oldest first.
-    pub async fn acts(&self, last: u32) -> anyhow::Result<Vec<Act>> {
-        Ok(self.store()?.acts(last).await?)
+    pub async fn acts(&self, last: u32) -> anyhow::Result<Vec<AuditEntry>> {
+        Ok(self.store()?.load_audit(last).await?)
     }
 
     /// Whether a letter is from before the ledger: what was applied by then is not known.

@@ -55,11 +55,15 @@ impl Plan {
 
     /// The id of one letter's replay: the same whenever the plan is gone on with.
     pub fn replay_id(&self, letter: Uuid) -> Uuid {
+        self.try_replay_id(letter).expect("a plan's id was checked when it was read")
+    }
+
+    fn try_replay_id(&self, letter: Uuid) -> Result<Uuid, uuid::Error> {
         let hash = Sha256::new().chain_update(&self.id).chain_update(letter).finalize();
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hash[..16]);
         let own = Uuid::new_v8(bytes).to_string();
-        format!("{}{}", self.id, &own[PLAN_ID..]).parse().unwrap_or_default()
+        format!("{}{}", self.id, &own[PLAN_ID..]).parse()
     }
 
     /// Which letters, to be looked up.
@@ -85,7 +89,7 @@ impl Plan {
         let plan: Plan = serde_json::from_slice(&text)
             .map_err(|error| InvalidPlan(format!("{}: {error}", file.display())))?;
         let invalid = |problem: String| Err(InvalidPlan(problem).into());
-        if plan.id.len() != PLAN_ID || plan.replay_id(Uuid::nil()).is_nil() {
+        if plan.id.len() != PLAN_ID || plan.try_replay_id(Uuid::nil()).is_err() {
             return invalid(format!("{}: {:?} is no plan's id", file.display(), plan.id));
         }
         if plan.queue != queue {
@@ -132,5 +136,13 @@ mod tests {
         let late = "2026-12-23T09:30:00Z".parse().expect("a time");
         assert!(Plan::load(&file, "q", late).is_err());
         assert!(plan.save(&file).is_err(), "a plan is never written over");
+        // With ids that are none, all its letters would share one replay.
+        for id in ["", "0123456-89ab", "01234567-89abc", "zzzzzzzz-89ab", "01234567-89äb"] {
+            let file = folder.path().join(format!("plan-{}.json", id.len()));
+            Plan { id: id.to_owned(), ..plan.clone() }.save(&file).expect("saved");
+            let refused = Plan::load(&file, "q", made).expect_err("no plan's id").to_string();
+            assert!(refused.contains("no plan's id"), "{refused}");
+            std::fs::remove_file(&file).expect("removed");
+        }
     }
 }

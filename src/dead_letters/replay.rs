@@ -113,7 +113,7 @@ impl Office<'_> {
     /// How a plan stands, of which so many are still in the queue.
     async fn account(&self, plan: &Plan, left: usize) -> anyhow::Result<Replayed> {
         let ended = match self.ledger() {
-            Some((store, _)) => store.replay_counts(&plan.id).await?,
+            Some((store, _)) => store.count_replays(plan.id.clone()).await?,
             None => Vec::new(),
         };
         let replayed = Replayed { left: left as u64, ended, ..Replayed::default() };
@@ -220,7 +220,7 @@ impl Office<'_> {
         let began = clock::instant();
         let of = run.canary.len();
         while let Some(first) = run.canary.last() {
-            if store.has_ended(*first).await? {
+            if store.has_replay_ended(*first).await? {
                 run.canary.pop();
             } else if began.elapsed() > run.limits.canary_wait {
                 run.stopped = Some(Stopped::CanaryWaits(run.canary.len()));
@@ -239,7 +239,7 @@ impl Office<'_> {
     /// How many of a plan have ended, and how many of those are dead again.
     async fn ends(&self, plan: &Plan) -> anyhow::Result<(u64, u64)> {
         let Some((store, _)) = self.ledger() else { return Ok((0, 0)) };
-        let ended = store.replay_counts(&plan.id).await?;
+        let ended = store.count_replays(plan.id.clone()).await?;
         let dead = ended.iter().filter(|(_, reason, _)| reason.is_some());
         Ok((ended.iter().map(|(.., count)| count).sum(), dead.map(|(.., count)| count).sum()))
     }

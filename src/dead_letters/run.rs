@@ -102,7 +102,7 @@ impl Run<'_> {
         tokio::time::sleep_until(self.next).await;
         let doublings = self.began.elapsed().as_secs() / DOUBLES_EVERY.as_secs();
         let first = (self.limits.rate / FIRST_PART).max(1);
-        let factor = u32::try_from(1_u64 << doublings.min(20)).unwrap_or(u32::MAX);
+        let factor = 1_u32 << doublings.min(20);
         let rate = first.saturating_mul(factor).min(self.limits.rate).max(1);
         // What was late is caught up with, as far as one look's worth.
         let earliest = tokio::time::Instant::from(clock::instant()) - LOOK;

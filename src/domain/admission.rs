@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::clock_offset::Trust;
 use super::event::{CustomerUpdated, Decoded, Envelope, Mapping, decode};
 use super::field::Field;
 use super::history::History;
 use super::request::hex;
-use super::retry::Tiers;
+use super::retry::RetryPolicy;
+use super::text::{escape, is_unprintable};
 use super::update::{FieldPolicies, Update};
 use super::verdict::Verdict;
-use super::version::{MAX_EVENT_BYTES, MAX_SEQUENCE_BYTES, Place, UNNAMED};
+use super::version::{EventRef, MAX_EVENT_BYTES, MAX_SEQUENCE_BYTES, Place, UNNAMED};
 
 /// What an event must be like to be sent.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Rules {
     pub ignores_other_types: bool,
     /// `event.max_bytes`: the largest body.
     pub max_bytes: usize,
+    /// `event.earliest_time`: an earlier time is a date that was never set.
+    pub earliest_time: Timestamp,
     /// `event.future_tolerance`: how far ahead an event's time may lie.
     pub future_tolerance: Duration,
     /// `event.future_limit`: how far ahead it may lie at all; up to here it waits.
@@ -33,6 +36,24 @@ pub struct Rules {
     /// `order.missing = "arrival"`: an event without time and sequence takes its place by its
     /// receipt instead of being invalid.
     pub orders_by_arrival: bool,
+}
+
+/// When a message is read, and what is known of our clock at that time.
+#[derive(Clone, Copy)]
+pub struct Moment<'a> {
+    /// On our wall clock.
+    pub now: Timestamp,
+    /// In [0, 1): draws what is random.
+    pub dice: f64,
+    /// Whether our clock is believed when it says that this customer's event lies ahead.
+    pub trust: &'a dyn Fn(&str) -> Trust,
+}
+
+impl Moment<'_> {
+    /// Our clock is believed: where nothing is done but look.
+    pub fn certain(now: Timestamp) -> Moment<'static> {
+        Moment { now, dice: 0.0, trust: &|_| Trust::Confirmed }
+    }
 }
 
 /// A message that leads to a call.
@@ -51,15 +72,17 @@ pub struct Admission {
 pub struct Refused {
     /// What is done with it.
     pub verdict: Verdict,
-    /// Whose event it is, if a rule for its fields refused it.
+    /// Whose event it is, if one of our rules refused it.
     pub customer: Option<String>,
     /// Which event it is, as far as it could be read.
-    pub event: Option<String>,
+    pub event: Option<EventRef>,
+    /// Whose event waits because it lies ahead of our clock, and its time.
+    pub ahead: Option<(String, Timestamp)>,
 }
 
 impl From<Verdict> for Box<Refused> {
     fn from(verdict: Verdict) -> Box<Refused> {
-        Box::new(Refused { verdict, customer: None, event: None })
+        Box::new(Refused { verdict, customer: None, event: None, ahead: None })
     }
 }
 
@@ -68,11 +91,13 @@ pub fn admit(
     envelope: &Envelope<'_>,
     history: &History,
     rules: &Rules,
-    tiers: &Tiers,
-    now: Timestamp,
+    retry: &RetryPolicy,
+    moment: &Moment<'_>,
 ) -> Result<Admission, Box<Refused>> {
-    if let Some(remaining) = history.until_due(now) {
-        return Err(Verdict::early(history.clone(), remaining, tiers).into());
+    let longest = rules.future_limit.max(retry.max_retry_after);
+    if let Some(remaining) = history.until_due(moment.now, longest) {
+        let history = history.clone();
+        return Err(Verdict::early(history, remaining, &retry.tiers, moment.now).into());
     }
     if envelope.body.len() > rules.max_bytes {
         return Err(Verdict::too_large(envelope.body.len(), rules.max_bytes, history).into());
@@ -88,28 +113,81 @@ pub fn admit(
         Err(fault) => return Err(Verdict::undecodable(&fault, history).into()),
     };
     let place = Place::new(&event, name(&event, envelope), history.revision);
-    let refused = |verdict, customer| {
-        Err(Box::new(Refused { verdict, customer, event: Some(place.event.clone()) }))
+    let mut ahead = None;
+    let verdict = if let Some(verdict) = refusal(&event, &place, history, rules) {
+        verdict
+    } else if let Some(verdict) = lies_ahead(&event, history, rules, retry, moment) {
+        ahead = whose(&event).zip(event.time).filter(|_| verdict.tier().is_some());
+        verdict
+    } else {
+        match rules.fields.validate(&event.fields) {
+            Ok(update) => return Ok(Admission { event, place, update }),
+            Err(faults) => Verdict::invalid(&faults, history),
+        }
     };
-    if event.sequence.as_ref().is_some_and(|text| text.len() > MAX_SEQUENCE_BYTES) {
-        return refused(Verdict::sequence_too_long(history), None);
-    }
-    if place.is_unordered() && !rules.orders_by_arrival {
-        return refused(Verdict::unordered(history), None);
-    }
-    let limits = (rules.future_tolerance, rules.future_limit);
-    let early =
-        event.time.and_then(|time| Verdict::from_the_future(time, now, limits, history, tiers));
-    if let Some(verdict) = early {
-        return refused(verdict, None);
-    }
-    match rules.fields.validate(&event.fields) {
-        Ok(update) => Ok(Admission { event, place, update }),
-        Err(faults) => {
-            let customer = event.fields[Field::EntityId].as_ref().and_then(Value::as_str);
-            refused(Verdict::invalid(&faults, history), customer.map(str::to_owned))
+    let customer = verdict.reason().and_then(|_| whose(&event));
+    let id = escape(&place.event.id, MAX_EVENT_BYTES).into_owned();
+    let event = EventRef { id, ..place.event };
+    Err(Box::new(Refused { verdict, customer, event: Some(event), ahead }))
+}
+
+/// What refuses an event as a whole, whatever its fields say.
+fn refusal(
+    event: &CustomerUpdated,
+    place: &Place,
+    history: &History,
+    rules: &Rules,
+) -> Option<Verdict> {
+    for (name, id) in [("id", &event.id), ("source", &event.source)] {
+        let hidden =
+            id.iter().flat_map(|id| id.chars()).find(|character| is_unprintable(*character));
+        if let Some(character) = hidden {
+            return Some(Verdict::unprintable_id(name, character, history));
         }
     }
+    if event.sequence.as_ref().is_some_and(|text| text.len() > MAX_SEQUENCE_BYTES) {
+        return Some(Verdict::sequence_too_long(history));
+    }
+    if place.is_unordered() && !rules.orders_by_arrival {
+        return Some(Verdict::unordered(history));
+    }
+    let time = event.time?;
+    if time < rules.earliest_time {
+        return Some(Verdict::unset_time(time, rules.earliest_time, history));
+    }
+    None
+}
+
+/// What becomes of an event from the future: invalid beyond the limit, waiting beyond the tolerance. It
+/// may be our clock that is behind: then nothing is said of the event.
+fn lies_ahead(
+    event: &CustomerUpdated,
+    history: &History,
+    rules: &Rules,
+    retry: &RetryPolicy,
+    moment: &Moment<'_>,
+) -> Option<Verdict> {
+    let Moment { now, dice, trust } = *moment;
+    // Not negative: ahead of us.
+    let ahead = Duration::try_from(event.time?.duration_since(now)).ok()?;
+    if ahead <= rules.future_tolerance {
+        return None;
+    }
+    let remaining = ahead.saturating_sub(rules.future_tolerance);
+    // One without a customer is judged like one of a customer that nothing is known of.
+    let customer = whose(event).unwrap_or_default();
+    Some(match trust(&customer) {
+        Trust::Confirmed if ahead > rules.future_limit => Verdict::too_far_ahead(ahead, history),
+        Trust::Confirmed => Verdict::wait_until_due(remaining, history, &retry.tiers, now),
+        Trust::Unknown | Trust::Contradicted => {
+            Verdict::wait_for_clock(remaining, history, retry, now, dice)
+        }
+    })
+}
+
+fn whose(event: &CustomerUpdated) -> Option<String> {
+    let id = event.fields[Field::EntityId].as_ref()?.as_str()?;
+    Some(id.trim().to_owned())
 }
 
 /// What tells an event from all others: its id within its source, as it is where that is short;
@@ -119,8 +197,8 @@ fn name(event: &CustomerUpdated, envelope: &Envelope<'_>) -> String {
         Some(id) if id.len() <= MAX_EVENT_BYTES && !id.starts_with(UNNAMED) => id.clone(),
         Some(id) => format!("{LONG}{}", hash([id.as_bytes()])),
         None => {
-            let timestamp = envelope.timestamp.map(|time| time.to_string()).unwrap_or_default();
-            let kind = envelope.kind.unwrap_or_default();
+            let timestamp = envelope.timestamp.map_or_else(String::new, |time| time.to_string());
+            let kind = envelope.kind.unwrap_or("");
             format!("{UNNAMED}{}", hash([envelope.body, timestamp.as_bytes(), kind.as_bytes()]))
         }
     }
@@ -141,6 +219,9 @@ fn hash<const N: usize>(parts: [&[u8]; N]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::field::PerField;
+    use crate::domain::retry::tests::default_policy;
+    use crate::domain::update::tests::default_policies;
 
     fn name_of(id: Option<&str>, body: &[u8]) -> String {
         let envelope = Envelope { body, ..Envelope::default() };
@@ -149,9 +230,59 @@ mod tests {
             source: None,
             time: None,
             sequence: None,
-            fields: super::super::field::PerField::default(),
+            fields: PerField::default(),
         };
         name(&event, &envelope)
+    }
+
+    fn verdict(hours_ahead: u64, trust: Trust) -> Option<Verdict> {
+        let now: Timestamp = "2026-11-22T09:30:00Z".parse().expect("a time");
+        let hour = Duration::from_hours(1);
+        let event = CustomerUpdated {
+            id: None,
+            source: None,
+            time: Some(now + hour * u32::try_from(hours_ahead).expect("small")),
+            sequence: None,
+            fields: PerField::default(),
+        };
+        let rules = Rules {
+            mapping: Mapping { pointers: PerField::default(), types: Vec::new() },
+            ignores_other_types: false,
+            max_bytes: 0,
+            earliest_time: Timestamp::MIN,
+            future_tolerance: Duration::from_mins(5),
+            future_limit: 24 * hour,
+            fields: default_policies(),
+            orders_by_arrival: false,
+        };
+        let moment = Moment { now, dice: 0.5, trust: &|_| trust };
+        lies_ahead(&event, &History::new(now), &rules, &default_policy(), &moment)
+    }
+
+    #[test]
+    fn an_event_from_the_future_waits_or_is_invalid() {
+        assert_eq!(verdict(0, Trust::Confirmed), None);
+        let Some(Verdict::Wait { history, .. }) = verdict(1, Trust::Confirmed) else {
+            panic!("does not wait");
+        };
+        let now = history.first_seen;
+        let left = history.until_due(now, Duration::MAX);
+        assert_eq!(left, Some(Duration::from_mins(55)));
+        assert!(matches!(verdict(25, Trust::Confirmed), Some(Verdict::DeadLetter(_))));
+    }
+
+    #[test]
+    fn an_event_that_is_ahead_of_a_doubtful_clock_comes_back_soon_and_is_never_invalid() {
+        for trust in [Trust::Unknown, Trust::Contradicted] {
+            assert_eq!(verdict(0, trust), None);
+            for hours in [1, 25, 1_000_000] {
+                let Some(Verdict::Wait { history, tier }) = verdict(hours, trust) else {
+                    panic!("does not wait");
+                };
+                assert_eq!(history.not_before, None);
+                assert!(tier.delay() <= Duration::from_secs(4), "{tier:?}");
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::response::{Outcome, Scope};
+use super::outcome::Outcome;
 
 /// What an outage is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,23 +72,6 @@ impl Kind {
         }
     }
 
-    /// What a fault would be an outage of, if it were everybody's.
-    pub(super) fn of(outcome: Outcome) -> Option<Kind> {
-        match outcome {
-            Outcome::Applied | Outcome::DuplicateEmail => None,
-            Outcome::Rejected => Some(Kind::RejectingAll),
-            Outcome::Unauthorized => Some(Kind::Credentials),
-            Outcome::UnknownEntity | Outcome::Misrouted => Some(Kind::Configuration),
-            Outcome::ContractViolation
-            | Outcome::Failed
-            | Outcome::GatewayFailed
-            | Outcome::TimedOut
-            | Outcome::Interrupted => Some(Kind::Failing),
-            Outcome::Unreachable => Some(Kind::Unreachable),
-            Outcome::Throttled => Some(Kind::Throttled),
-        }
-    }
-
     /// Whether a call that ended like this shows that such an outage is over. A bare rejection may
     /// hide a wrong secret; a rejected e-mail was looked at.
     fn is_over_after(self, outcome: Outcome) -> bool {
@@ -114,9 +97,6 @@ impl Kind {
 /// When the breaker opens, and how it probes.
 #[derive(Clone, Copy, Debug)]
 pub struct OutagePolicy {
-    /// So many faults in a row: calls whose fault is certainly the endpoint's, or distinct
-    /// customers whose fault may be. At least 1.
-    pub threshold: usize,
     /// About the pause before the first probe; each further one is twice as long.
     pub first_probe: Duration,
     /// The longest pause between probes.
@@ -165,17 +145,8 @@ impl State {
     }
 }
 
-/// What one more fault gives reason to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Suspicion {
-    /// Nothing yet.
-    None,
-    /// Everybody is rejected: only a control call tells our fault from theirs.
-    Control,
-    /// An outage.
-    Outage(Kind),
-}
-
+/// An outage that begins so soon after the last one goes on with its pauses.
+const RESUMES_WITHIN: Duration = Duration::from_mins(10);
 /// More customers than are ever held at once need not be told apart.
 const MAX_PROBED: usize = 4096;
 
@@ -184,10 +155,8 @@ const MAX_PROBED: usize = 4096;
 pub struct Breaker {
     policy: OutagePolicy,
     state: State,
-    /// Faults in a row that are certainly the endpoint's.
-    certain: usize,
-    /// Distinct customers whose calls failed, nothing but faults between.
-    suspects: Vec<Arc<str>>,
+    /// When the last outage ended.
+    closed_at: Option<Instant>,
     /// Customers whose events were probes of this outage.
     probed: Vec<Arc<str>>,
     probes: u32,
@@ -200,8 +169,7 @@ impl Breaker {
         Breaker {
             policy,
             state: State::Closed,
-            certain: 0,
-            suspects: Vec::new(),
+            closed_at: None,
             probed: Vec::new(),
             probes: 0,
             is_controls_turn: false,
@@ -213,40 +181,16 @@ impl Breaker {
         self.state
     }
 
-    /// A call went well: what was suspected is over.
-    pub(super) fn healthy(&mut self) {
-        self.certain = 0;
-        self.suspects.clear();
-    }
-
-    /// A call failed while calls are made.
-    pub(super) fn suspect(&mut self, customer: &Arc<str>, outcome: Outcome) -> Suspicion {
-        let Some(kind) = Kind::of(outcome) else { return Suspicion::None };
-        let is_certain = outcome.scope() == Some(Scope::Endpoint);
-        self.certain = if is_certain { self.certain + 1 } else { 0 };
-        if !self.suspects.contains(customer) {
-            self.suspects.push(Arc::clone(customer));
-        }
-        if self.certain < self.policy.threshold && !self.is_everybody() {
-            Suspicion::None
-        } else if kind == Kind::RejectingAll {
-            Suspicion::Control
-        } else {
-            Suspicion::Outage(kind)
-        }
-    }
-
-    /// Whether so many distinct customers have failed in a row that it may be everybody.
-    pub(super) fn is_everybody(&self) -> bool {
-        self.suspects.len() >= self.policy.threshold
-    }
-
-    /// Begins an outage. The first probe comes no sooner than `asked`; but where it may be the events
-    /// themselves that are wrong, many of them in a row, a control call comes at once.
+    /// Begins an outage. The first probe comes no sooner than `asked`, up to the
+    /// longest pause, and is an event: a control call
+    /// has just failed, or there is none to make.
     pub(super) fn open(&mut self, kind: Kind, asked: Option<Duration>, now: Instant, dice: f64) {
-        self.probes = 0;
+        let resumes = self.closed_at.is_some_and(|at| now.duration_since(at) < RESUMES_WITHIN);
+        if !resumes {
+            self.probes = 0;
+        }
         self.probed.clear();
-        self.is_controls_turn = !matches!(kind, Kind::Unreachable | Kind::Throttled);
+        self.is_controls_turn = false;
         let probe_at = now + self.pause(asked, dice);
         self.state = State::Open { kind, since: now, probe_at };
     }
@@ -287,19 +231,19 @@ impl Breaker {
     ) -> bool {
         let State::HalfOpen { kind, since } = self.state else { return false };
         if kind.is_over_after(outcome) {
-            self.close();
+            self.close(now);
             return true;
         }
-        let kind = Kind::of(outcome).unwrap_or(kind);
+        let kind = outcome.facts().and_then(|facts| facts.outage).unwrap_or(kind);
         let probe_at = now + self.pause(asked, dice);
         self.state = State::Open { kind, since, probe_at };
         false
     }
 
     /// Ends the outage.
-    pub(super) fn close(&mut self) {
+    pub(super) fn close(&mut self, now: Instant) {
         self.state = State::Closed;
-        self.healthy();
+        self.closed_at = Some(now);
     }
 
     /// Something has changed that may end the outage: the next probe is due now.
@@ -312,7 +256,7 @@ impl Breaker {
     /// Whether a probe is due that should be a control call: every other one is.
     pub(super) fn prefers_control(&self, now: Instant) -> bool {
         let State::Open { probe_at, .. } = self.state else { return false };
-        self.is_controls_turn && (self.probes == 0 || probe_at <= now)
+        self.is_controls_turn && probe_at <= now
     }
 
     /// No control call can be made now, or one just failed: the next probe is an event.
@@ -325,6 +269,8 @@ impl Breaker {
         let doubled = self.policy.first_probe.saturating_mul(1 << self.probes.min(20));
         let ceiling = doubled.min(self.policy.max_probe_interval);
         let jittered = ceiling.mul_f64(0.5 + dice.clamp(0.0, 1.0) / 2.0);
-        asked.map_or(jittered, |asked| asked.max(jittered))
+        // What one customer's answer asks for keeps nobody else waiting for longer than this.
+        let asked = asked.unwrap_or_default().min(self.policy.max_probe_interval);
+        jittered.max(asked)
     }
 }

@@ -2,12 +2,10 @@
 
 use std::fmt::Write;
 
-use jiff::Timestamp;
-
 use super::field::Field;
 use super::history::History;
-use super::redact::{cut, redact};
-use super::response::{Judgement, Outcome};
+use super::response::Judgement;
+use super::text::{escape, redact};
 use super::update::Update;
 
 /// Why an event ended for us. The names are stable: operators, metrics and the runbook use them.
@@ -35,13 +33,17 @@ pub enum Reason {
     RetriesExhausted,
     /// The broker gave it up: whoever consumed it died, or lost its connection, too often.
     DeliveryLimit,
+    /// The ledger refuses what there is to record of it.
+    Unrecordable,
+    /// It may be older than what an older copy of the ledger does not know.
+    InDoubt,
     /// Somebody else put it there.
     Foreign,
 }
 
 impl Reason {
     /// Every reason; the runbook has an entry for each.
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 14] = [
         Reason::Undecodable,
         Reason::TooLarge,
         Reason::UnsupportedType,
@@ -53,6 +55,8 @@ impl Reason {
         Reason::ContractViolation,
         Reason::RetriesExhausted,
         Reason::DeliveryLimit,
+        Reason::Unrecordable,
+        Reason::InDoubt,
         Reason::Foreign,
     ];
 
@@ -75,6 +79,8 @@ impl Reason {
             Reason::ContractViolation => "contract-violation",
             Reason::RetriesExhausted => "retries-exhausted",
             Reason::DeliveryLimit => "delivery-limit",
+            Reason::Unrecordable => "unrecordable",
+            Reason::InDoubt => "in-doubt",
             Reason::Foreign => "foreign",
         }
     }
@@ -113,7 +119,7 @@ impl DeadLetter {
     pub(super) fn unsent(reason: Reason, detail: &str, history: &History) -> DeadLetter {
         DeadLetter {
             reason,
-            detail: cut(detail, MAX_DETAIL_BYTES).to_owned(),
+            detail: escape(detail, MAX_DETAIL_BYTES).into_owned(),
             field: None,
             rule: None,
             setting: None,
@@ -127,27 +133,8 @@ impl DeadLetter {
 }
 
 /// One whose call was its last.
-pub(super) fn dead_letter(
-    judgement: &Judgement,
-    update: &Update,
-    history: &History,
-    now: Timestamp,
-) -> DeadLetter {
-    let reason = match judgement.outcome {
-        Outcome::Rejected => Reason::Rejected,
-        Outcome::DuplicateEmail => Reason::DuplicateEmail,
-        Outcome::Unauthorized => Reason::UnauthorizedCustomer,
-        Outcome::UnknownEntity => Reason::UnknownEntity,
-        Outcome::ContractViolation => Reason::ContractViolation,
-        Outcome::Applied
-        | Outcome::Throttled
-        | Outcome::Failed
-        | Outcome::GatewayFailed
-        | Outcome::Misrouted
-        | Outcome::Unreachable
-        | Outcome::TimedOut
-        | Outcome::Interrupted => Reason::RetriesExhausted,
-    };
+pub(super) fn dead_letter(judgement: &Judgement, update: &Update, history: &History) -> DeadLetter {
+    let reason = judgement.outcome.facts().map_or(Reason::RetriesExhausted, |facts| facts.reason);
     DeadLetter {
         reason,
         detail: describe(judgement, update),
@@ -158,7 +145,7 @@ pub(super) fn dead_letter(
         portal_status: judgement.portal_status,
         needs_review: history.ambiguous || judgement.outcome.is_ambiguous(),
         unwitnessed: false,
-        history: History { replay_id: None, ..history.counted(judgement.outcome, now) },
+        history: History { replay_id: None, ..history.counted(judgement.outcome) },
     }
 }
 
@@ -169,13 +156,12 @@ pub fn describe(judgement: &Judgement, update: &Update) -> String {
         None => format!("{}: no answer", judgement.outcome.name()),
     };
     if let Some(status) = judgement.portal_status {
-        // Writing to a String cannot fail.
-        write!(text, ", status {status}").unwrap_or_default();
+        write!(text, ", status {status}").expect("writing to a String cannot fail");
     }
     if let Some(message) = &judgement.message {
         let values = update.values().map(|(_, value)| value);
         let message = redact(message, values, 200);
-        write!(text, ", message {message:?}").unwrap_or_default();
+        write!(text, ", message \"{message}\"").expect("writing to a String cannot fail");
     }
     text
 }

@@ -126,7 +126,7 @@ fn without_bom(body: &[u8]) -> &[u8] {
 }
 
 fn is_structured(content_type: &str) -> bool {
-    let media_type = content_type.split(';').next().unwrap_or_default();
+    let media_type = content_type.split(';').next().expect("a split has a first piece");
     media_type.trim().eq_ignore_ascii_case(STRUCTURED)
 }
 

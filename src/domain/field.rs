@@ -26,8 +26,11 @@ pub enum Field {
 }
 
 impl Field {
+    /// How many there are.
+    pub const COUNT: usize = 8;
+
     /// All of them, in the order of the portal's parameter table.
-    pub const ALL: [Field; 8] = [
+    pub const ALL: [Field; Self::COUNT] = [
         Field::EntityId,
         Field::Email,
         Field::MobileNo,
@@ -52,6 +55,21 @@ impl Field {
         }
     }
 
+    /// Its number in a ledger's rows. Ledgers outlive releases: a number is never changed nor used
+    /// again, and a new field takes the next one.
+    const fn number(self) -> u32 {
+        match self {
+            Field::EntityId => 0,
+            Field::Email => 1,
+            Field::MobileNo => 2,
+            Field::Address => 3,
+            Field::Country => 4,
+            Field::City => 5,
+            Field::State => 6,
+            Field::Pincode => 7,
+        }
+    }
+
     /// The field of that name.
     pub fn parse(name: &str) -> Option<Field> {
         Field::ALL.into_iter().find(|field| field.name() == name)
@@ -66,7 +84,42 @@ impl fmt::Display for Field {
 
 /// A set of fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct FieldSet(u8);
+#[serde(try_from = "u32", into = "u32")]
+pub struct FieldSet(u32);
+
+/// Every field has its place in the table and a bit of its own in a set: a ninth one is added in
+/// `ALL` and `number`, or nothing compiles.
+const _: () = {
+    let (mut index, mut bits) = (0, 0_u32);
+    while index < Field::COUNT {
+        let field = Field::ALL[index];
+        assert!(field as usize == index, "a field stands at its own place in ALL");
+        assert!(field.number() < u32::BITS, "a set has room for the field");
+        assert!(bits & bit(field) == 0, "two fields share a number");
+        bits |= bit(field);
+        index += 1;
+    }
+};
+
+impl From<FieldSet> for u32 {
+    fn from(fields: FieldSet) -> u32 {
+        fields.0
+    }
+}
+
+/// A set that holds a field we do not know: a newer relay wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a field of a newer relay")]
+pub struct UnknownField;
+
+impl TryFrom<u32> for FieldSet {
+    type Error = UnknownField;
+
+    fn try_from(bits: u32) -> Result<FieldSet, UnknownField> {
+        let known = Field::ALL.into_iter().collect::<FieldSet>().0;
+        if bits & !known == 0 { Ok(FieldSet(bits)) } else { Err(UnknownField) }
+    }
+}
 
 impl FieldSet {
     /// No field.
@@ -117,13 +170,13 @@ impl FromIterator<Field> for FieldSet {
     }
 }
 
-fn bit(field: Field) -> u8 {
-    1 << field as u8
+const fn bit(field: Field) -> u32 {
+    1 << field.number()
 }
 
 /// One value of type `T` for each field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PerField<T>([T; 8]);
+pub struct PerField<T>([T; Field::COUNT]);
 
 impl<T> PerField<T> {
     /// Asks `value` for each field, in the table's order.

@@ -5,6 +5,8 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::dead_letter::Reason;
+use super::text::escape;
+use super::version::MAX_EVENT_BYTES;
 
 /// One message of the dead-letter queue, without anything personal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,25 @@ pub struct Letter {
 }
 
 impl Letter {
+    /// A letter of no event, to see whether it can be written.
+    pub fn sample(at: Timestamp) -> Letter {
+        Letter {
+            id: Uuid::now_v7(),
+            event: None,
+            reason: Reason::Unrecordable,
+            detail: None,
+            field: None,
+            rule: None,
+            http_status: None,
+            portal_status: None,
+            attempts: 0,
+            died: Some(at),
+            flags: None,
+            replays: 0,
+            revision: 0,
+        }
+    }
+
     /// What letters of one group share: reason, field, rule and portal status.
     pub fn fingerprint(&self) -> String {
         let status = self.portal_status.map(|status| status.to_string());
@@ -113,15 +134,20 @@ impl Filter {
         let is = |wanted: &Option<String>, found: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
         };
+        // Asked for as the CRM wrote it, or as it is shown.
+        let is_event = |wanted: &str| {
+            let found = letter.event.as_deref().map(|event| escape(event, MAX_EVENT_BYTES));
+            found == Some(escape(wanted, MAX_EVENT_BYTES))
+        };
         let holds_text = |text: &String| {
-            let detail = letter.detail.as_deref().unwrap_or_default();
+            let detail = letter.detail.as_deref().unwrap_or("");
             detail.to_lowercase().contains(&text.to_lowercase())
         };
         (self.ids.is_empty() || self.ids.contains(&letter.id))
             && self.group.as_ref().is_none_or(|group| *group == letter.fingerprint())
             && self.reason.is_none_or(|reason| reason == letter.reason)
             && is(&self.field, letter.field.as_deref())
-            && is(&self.event, letter.event.as_deref())
+            && self.event.as_deref().is_none_or(is_event)
             && self.text.as_ref().is_none_or(holds_text)
             && self.before.is_none_or(|before| letter.died.is_some_and(|died| died < before))
             && self.after.is_none_or(|after| letter.died.is_some_and(|died| died > after))
@@ -143,7 +169,7 @@ pub(super) mod tests {
             http_status: None,
             portal_status: None,
             attempts: 0,
-            died: Timestamp::from_second(i64::try_from(id).unwrap_or_default()).ok(),
+            died: Timestamp::from_second(i64::try_from(id).expect("small")).ok(),
             flags: None,
             replays: 0,
             revision: 0,

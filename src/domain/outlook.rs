@@ -1,10 +1,12 @@
 //! What would become of a dead letter if it were put back now.
 
+use jiff::Timestamp;
+
 use super::admission::Admission;
 use super::dead_letter::DeadLetter;
 use super::field::FieldSet;
 use super::history::History;
-use super::row::{Receipt, Row};
+use super::row::{Receipt, Row, Seen};
 use super::verdict::Verdict;
 use super::version::OrderBy;
 
@@ -22,7 +24,7 @@ pub enum Outlook {
     Superseded,
     /// It would be a dead letter again.
     Refused(Box<DeadLetter>),
-    /// It would wait: its time has not come.
+    /// It would wait: its time has not come, or its customer's row in the ledger cannot be read.
     Waits,
     /// It would be dropped by `broker.other_types`.
     Ignored,
@@ -47,10 +49,16 @@ impl Outlook {
     }
 
     /// Of an event that leads to a call, held against what the portal has.
-    pub fn of(admission: &Admission, history: &History, row: &Row, by: OrderBy) -> Outlook {
+    pub fn of(
+        admission: &Admission,
+        history: &History,
+        row: &Row,
+        by: OrderBy,
+        now: Timestamp,
+    ) -> Outlook {
         let receipt = Receipt { told: history.receipt, is_redelivery: false };
-        let first_seen = history.receipt.unwrap_or(history.first_seen);
-        let version = row.version(&admission.place, receipt, first_seen);
+        let seen = Seen { first: history.first_seen, now };
+        let version = row.version(&admission.place, receipt, seen, by);
         let fields = admission.update.fields();
         let passing = row.fence(&version, fields, history.passage(), by);
         if passing == fields {

@@ -9,6 +9,9 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use serde_json::Value;
 
+use super::json;
+use super::outcome::Outcome;
+
 /// An answer as it came over HTTP.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
@@ -16,6 +19,8 @@ pub struct Answer {
     pub status: u16,
     /// The `Retry-After` header, uninterpreted.
     pub retry_after: Option<String>,
+    /// The `Date` header, uninterpreted.
+    pub date: Option<String>,
     /// The body, cut at the configured length.
     pub body: Vec<u8>,
 }
@@ -29,135 +34,6 @@ pub enum NoAnswer {
     TimedOut,
     /// The connection ended before the answer did: the portal may or may not have applied it.
     Interrupted,
-}
-
-/// What one call meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The portal took the update.
-    Applied,
-    /// The portal refuses this update.
-    Rejected,
-    /// Refused, in words that speak of a duplicate, and the update sets an e-mail.
-    DuplicateEmail,
-    /// Token, checksum or permission are not accepted.
-    Unauthorized,
-    /// The portal does not know the customer.
-    UnknownEntity,
-    /// An answer that the page does not describe.
-    ContractViolation,
-    /// Too many calls.
-    Throttled,
-    /// The portal failed in its own form, or with a plain 500.
-    Failed,
-    /// A gateway failed before the portal: 502 to 504 without the portal's form.
-    GatewayFailed,
-    /// The call goes to the wrong place: a redirect, 404 without the portal's form, 405, 415.
-    Misrouted,
-    /// See [`NoAnswer::Unreachable`].
-    Unreachable,
-    /// See [`NoAnswer::TimedOut`].
-    TimedOut,
-    /// See [`NoAnswer::Interrupted`].
-    Interrupted,
-}
-
-/// Whom a fault concerns, as far as one delivery can tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// This update; another would pass.
-    Message,
-    /// This customer, or everybody: only other deliveries can tell.
-    Customer,
-    /// Everybody: the portal, the way to it, or our configuration.
-    Endpoint,
-    /// Everybody, by being too fast.
-    Throttle,
-}
-
-impl Outcome {
-    /// Every outcome, for tables and tests.
-    pub const ALL: [Outcome; 13] = [
-        Outcome::Applied,
-        Outcome::Rejected,
-        Outcome::DuplicateEmail,
-        Outcome::Unauthorized,
-        Outcome::UnknownEntity,
-        Outcome::ContractViolation,
-        Outcome::Throttled,
-        Outcome::Failed,
-        Outcome::GatewayFailed,
-        Outcome::Misrouted,
-        Outcome::Unreachable,
-        Outcome::TimedOut,
-        Outcome::Interrupted,
-    ];
-
-    /// A stable name, for logs and headers.
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Applied => "applied",
-            Outcome::Rejected => "rejected",
-            Outcome::DuplicateEmail => "duplicate-email",
-            Outcome::Unauthorized => "unauthorized",
-            Outcome::UnknownEntity => "unknown-entity",
-            Outcome::ContractViolation => "contract-violation",
-            Outcome::Throttled => "throttled",
-            Outcome::Failed => "portal-failed",
-            Outcome::GatewayFailed => "gateway-failed",
-            Outcome::Misrouted => "misrouted",
-            Outcome::Unreachable => "unreachable",
-            Outcome::TimedOut => "timed-out",
-            Outcome::Interrupted => "interrupted",
-        }
-    }
-
-    /// Whom the fault concerns; `None` for success.
-    pub fn scope(self) -> Option<Scope> {
-        match self {
-            Outcome::Applied => None,
-            Outcome::Rejected | Outcome::DuplicateEmail | Outcome::ContractViolation => {
-                Some(Scope::Message)
-            }
-            Outcome::Unauthorized
-            | Outcome::UnknownEntity
-            | Outcome::Failed
-            | Outcome::TimedOut
-            | Outcome::Interrupted => Some(Scope::Customer),
-            Outcome::GatewayFailed | Outcome::Misrouted | Outcome::Unreachable => {
-                Some(Scope::Endpoint)
-            }
-            Outcome::Throttled => Some(Scope::Throttle),
-        }
-    }
-
-    /// Whether the portal may have applied the update all the same.
-    pub fn is_ambiguous(self) -> bool {
-        match self {
-            Outcome::TimedOut | Outcome::Interrupted | Outcome::Failed | Outcome::GatewayFailed => {
-                true
-            }
-            Outcome::Applied
-            | Outcome::Rejected
-            | Outcome::DuplicateEmail
-            | Outcome::Unauthorized
-            | Outcome::UnknownEntity
-            | Outcome::ContractViolation
-            | Outcome::Throttled
-            | Outcome::Misrouted
-            | Outcome::Unreachable => false,
-        }
-    }
-
-    /// Whether the call may still be under way behind what answered, or did not answer, us.
-    pub fn may_be_under_way(self) -> bool {
-        matches!(self, Outcome::TimedOut | Outcome::Interrupted | Outcome::GatewayFailed)
-    }
-
-    /// Whether another call at once may help. A timeout has already held its place for long.
-    pub fn allows_immediate_retry(self) -> bool {
-        matches!(self, Outcome::Failed | Outcome::Interrupted)
-    }
 }
 
 /// An answer, judged.
@@ -202,7 +78,10 @@ fn judge_answer(answer: &Answer, sets_email: bool, now: Timestamp) -> Judgement 
         http_status: Some(answer.status),
         portal_status,
         message,
-        retry_after: answer.retry_after.as_deref().and_then(|text| retry_after(text, now)),
+        retry_after: answer.retry_after.as_deref().and_then(|text| {
+            // Both dates are of one clock; ours may be another one.
+            retry_after(text, || answer.date.as_deref().and_then(http_date).unwrap_or(now))
+        }),
     }
 }
 
@@ -216,9 +95,9 @@ struct Form {
 impl Form {
     fn read(body: &[u8]) -> Option<Form> {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-        let Ok(Value::Object(object)) = serde_json::from_slice(body) else {
-            return None;
-        };
+        // A key that stands twice says nothing for sure.
+        let object = Value::from(&json::parse(body).ok()?);
+        let object = object.as_object()?;
         let status = match object.get("status") {
             Some(Value::Number(number)) => number.as_i64(),
             Some(Value::String(text)) => text.trim().parse().ok(),
@@ -240,7 +119,7 @@ impl Form {
     }
 
     fn speaks_of(&self, words: &[&str]) -> bool {
-        let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let message = self.message.as_deref().unwrap_or("").to_ascii_lowercase();
         words.iter().any(|word| message.contains(word))
     }
 }
@@ -285,13 +164,19 @@ fn outcome_of(http: u16, form: Option<&Form>, sets_email: bool) -> Outcome {
 }
 
 /// Seconds or an HTTP date; anything else is as if it were absent.
-fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+fn retry_after(text: &str, now: impl Fn() -> Timestamp) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let at = rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+    let at = http_date(text)?;
+    // In the past: at once.
+    Some(Duration::try_from(at.duration_since(now())).unwrap_or(Duration::ZERO))
+}
+
+/// A date as HTTP writes it, exact to a second.
+pub fn http_date(text: &str) -> Option<Timestamp> {
+    rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
 }
 
 #[cfg(test)]
@@ -301,7 +186,7 @@ mod tests {
     use super::*;
 
     fn outcome(status: u16, body: &str) -> Outcome {
-        let answer = Answer { status, body: body.into(), retry_after: None };
+        let answer = Answer { status, body: body.into(), ..Answer::default() };
         judge(&Ok(answer), true, Timestamp::UNIX_EPOCH).outcome
     }
 
@@ -373,7 +258,7 @@ mod tests {
     #[test]
     fn a_duplicate_is_one_of_the_email_only_if_the_update_sets_it() {
         let body = r#"{"status":400,"message":"already exists"}"#;
-        let answer = Answer { status: 200, body: body.into(), retry_after: None };
+        let answer = Answer { status: 200, body: body.into(), ..Answer::default() };
         let judgement = judge(&Ok(answer), false, Timestamp::UNIX_EPOCH);
         assert_eq!(judgement.outcome, Outcome::Rejected);
         assert_eq!(judgement.portal_status, Some(400));
@@ -382,12 +267,25 @@ mod tests {
     #[test]
     fn retry_after_is_seconds_or_a_date() {
         let now: Timestamp = "2026-11-22T09:30:00Z".parse().expect("a time");
-        assert_eq!(retry_after("120", now), Some(Duration::from_mins(2)));
+        assert_eq!(retry_after("120", || now), Some(Duration::from_mins(2)));
         let date = "Sun, 22 Nov 2026 09:31:30 GMT";
-        assert_eq!(retry_after(date, now), Some(Duration::from_secs(90)));
+        assert_eq!(retry_after(date, || now), Some(Duration::from_secs(90)));
         let past = "Sun, 22 Nov 2026 09:00:00 GMT";
-        assert_eq!(retry_after(past, now), Some(Duration::ZERO));
-        assert_eq!(retry_after("soon", now), None);
+        assert_eq!(retry_after(past, || now), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", || now), None);
+    }
+
+    #[test]
+    fn a_retry_after_date_is_held_against_the_date_of_its_answer() {
+        let our_clock: Timestamp = "2026-11-22T07:30:00Z".parse().expect("a time");
+        let answer = Answer {
+            status: 429,
+            retry_after: Some("Sun, 22 Nov 2026 09:31:30 GMT".into()),
+            date: Some("Sun, 22 Nov 2026 09:30:00 GMT".into()),
+            body: Vec::new(),
+        };
+        let judgement = judge(&Ok(answer), false, our_clock);
+        assert_eq!(judgement.retry_after, Some(Duration::from_secs(90)));
     }
 
     proptest! {
@@ -400,7 +298,7 @@ mod tests {
         ) {
             let form = serde_json::json!({"status": body_status, "message": message}).to_string();
             for body in [noise, form.into_bytes()] {
-                let answer = Answer { status, body, retry_after: None };
+                let answer = Answer { status, body, ..Answer::default() };
                 let judgement = judge(&Ok(answer), true, Timestamp::UNIX_EPOCH);
                 if judgement.outcome == Outcome::Applied {
                     prop_assert!((200..300).contains(&status));

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::response::Judgement;
+
 /// One fixed delay, kept by one broker queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tier(u32);
@@ -53,7 +55,7 @@ impl Tiers {
         let delays = octaves.flat_map(|octave| [octave, octave * 3 / 2]);
         let tiers = delays
             .take_while(|delay| *delay <= longest)
-            .filter_map(|delay| u32::try_from(delay.as_millis()).ok().map(Tier));
+            .map(|delay| Tier(u32::try_from(delay.as_millis()).expect("a week fits")));
         Ok(Tiers(tiers.collect()))
     }
 
@@ -184,9 +186,11 @@ impl RetryPolicy {
         asked.map_or(drawn, |asked| asked.max(drawn))
     }
 
-    /// When a `Retry-After` ends, as far as it is believed.
-    pub(super) fn believed(&self, retry_after: Option<Duration>) -> Option<Duration> {
-        retry_after.map(|asked| asked.min(self.max_retry_after))
+    /// An answer with its `Retry-After` as far as it is believed.
+    #[must_use]
+    pub fn believe(&self, judgement: Judgement) -> Judgement {
+        let retry_after = judgement.retry_after.map(|asked| asked.min(self.max_retry_after));
+        Judgement { retry_after, ..judgement }
     }
 
     /// For each attempt the earliest and latest time since the first, waits not counted.

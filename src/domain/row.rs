@@ -8,17 +8,21 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::field::{Field, FieldSet};
-use super::version::{OrderBy, Place, Version};
+use super::retry::after;
+use super::version::{EventRef, OrderBy, Place, Version};
 
 /// Events of equal rank that are remembered beside those that own a field.
 const MAX_REMEMBERED: usize = 16;
+/// Events whose calls are remembered one by one; with more under way they count as anybody's.
+const MAX_MARKS: usize = 8;
 
 /// A customer's field versions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// Each field is owned by one entry at most; an entry without any only keeps its receipt.
     entries: Vec<Entry>,
-    mark: Option<Mark>,
+    /// No two of one event.
+    marks: Vec<Mark>,
     superseded: u64,
 }
 
@@ -33,8 +37,8 @@ struct Entry {
 struct Mark {
     #[serde(with = "jiff::fmt::serde::timestamp::nanosecond::required")]
     until: Timestamp,
-    /// Whose call; `None` for several, or for nobody knows whose.
-    event: Option<String>,
+    /// Whose call; `None` for several, or if it is not known.
+    event: Option<EventRef>,
 }
 
 /// How an event passes the fence.
@@ -58,13 +62,15 @@ pub struct Receipt {
     pub is_redelivery: bool,
 }
 
-/// A row that is not what we write.
-#[derive(Debug, thiserror::Error)]
-#[error("a row of the ledger cannot be read: it is damaged, or a newer relay wrote it")]
-pub struct Unreadable;
-
-/// What packed rows of this form begin with.
-const FORM: u8 = 1;
+/// When an event was first seen, as far as its delivery says, and what time it is: by the wall clocks of
+/// whichever relays saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When it was first seen.
+    pub first: Timestamp,
+    /// Now.
+    pub now: Timestamp,
+}
 
 impl Row {
     /// The version that the portal last confirmed for a field.
@@ -83,21 +89,42 @@ impl Row {
     }
 
     /// The version of an event: its place, and when it was first received as far as anybody knows.
-    pub fn version(&self, place: &Place, receipt: Receipt, now: Timestamp) -> Version {
+    pub fn version(&self, place: &Place, receipt: Receipt, seen: Seen, by: OrderBy) -> Version {
+        let first_seen = self.first_seen(place, seen, by);
         if place.is_unordered() && place.is_unnamed() {
-            return self.version_of_unnamed(place, receipt, now);
+            return self.version_of_unnamed(place, receipt, first_seen);
         }
         let recorded = self.entries.iter().filter(|entry| entry.version.place == *place);
         let recorded = recorded.map(|entry| entry.version.receipt).min();
         let known = [receipt.told, recorded].into_iter().flatten().min();
-        Version { place: place.clone(), receipt: known.unwrap_or(now) }
+        Version { place: place.clone(), receipt: known.unwrap_or(first_seen) }
+    }
+
+    /// When an event was first seen, by the clock that the receipts of its rank were written by. One that
+    /// lies ahead of us was written before our clock, or another relay's, was set back: what is seen now
+    /// came after it.
+    fn first_seen(&self, place: &Place, seen: Seen, by: OrderBy) -> Timestamp {
+        let ties = |entry: &&Entry| entry.version.place.rank(place, by) == Ordering::Equal;
+        let receipts = self.entries.iter().filter(ties).map(|entry| entry.version.receipt);
+        match receipts.max() {
+            Some(newest) if newest > seen.now && seen.first <= seen.now => {
+                after(newest, Duration::from_nanos(1))
+            }
+            Some(_) | None => seen.first,
+        }
     }
 
     /// Nothing but its receipt tells such an event from one of the same content: unless the message
     /// says when that was, or may have been here before, it is a new one.
-    fn version_of_unnamed(&self, place: &Place, receipt: Receipt, now: Timestamp) -> Version {
+    fn version_of_unnamed(
+        &self,
+        place: &Place,
+        receipt: Receipt,
+        first_seen: Timestamp,
+    ) -> Version {
         let named = |receipt: Timestamp| {
-            let event = format!("{}@{}", place.event, receipt.as_nanosecond());
+            let id = format!("{}@{}", place.event.id, receipt.as_nanosecond());
+            let event = EventRef { id, ..place.event };
             Version { place: Place { event, ..place.clone() }, receipt }
         };
         let is_same = |version: &&Version| version.place == named(version.receipt).place;
@@ -105,7 +132,7 @@ impl Row {
         match (receipt.told, recorded.max_by_key(|version| version.receipt)) {
             (Some(told), _) => named(told),
             (None, Some(recorded)) if receipt.is_redelivery => recorded.clone(),
-            (None, _) => named(now),
+            (None, _) => named(first_seen),
         }
     }
 
@@ -167,44 +194,67 @@ impl Row {
     }
 
     /// A call of this event may be under way until then, whatever became of it here.
-    pub fn mark(&mut self, event: Option<&str>, until: Timestamp, now: Timestamp) {
-        let event = event.map(str::to_owned);
-        self.mark = Some(match self.mark.take().filter(|mark| mark.until > now) {
-            Some(mark) if mark.event != event => Mark { until: until.max(mark.until), event: None },
-            Some(mark) => Mark { until: until.max(mark.until), event },
-            None => Mark { until, event },
-        });
+    pub fn mark(&mut self, event: Option<&EventRef>, until: Timestamp, now: Timestamp) {
+        self.lift_marks(now);
+        match self.marks.iter_mut().find(|mark| mark.event.as_ref() == event) {
+            Some(mark) => mark.until = mark.until.max(until),
+            None => self.marks.push(Mark { until, event: event.cloned() }),
+        }
+        if self.marks.len() > MAX_MARKS {
+            let until = self.marks.iter().map(|mark| mark.until).max();
+            self.marks = until.map(|until| Mark { until, event: None }).into_iter().collect();
+        }
+    }
+
+    /// No call is under way for longer than `settle_after` from now: a mark that says so was written by a
+    /// clock that was ahead. Whether there was one.
+    pub fn shorten_marks(&mut self, settle_after: Duration, now: Timestamp) -> bool {
+        let latest = after(now, settle_after);
+        let mut is_changed = false;
+        for mark in self.marks.iter_mut().filter(|mark| mark.until > latest) {
+            (mark.until, is_changed) = (latest, true);
+        }
+        is_changed
+    }
+
+    /// Keeps the marks of this row as it was read before; whether there were any.
+    pub fn inherit_marks(&mut self, before: &Row, now: Timestamp) -> bool {
+        let lasting = || before.marks.iter().filter(|mark| mark.until > now);
+        lasting().for_each(|mark| self.mark(mark.event.as_ref(), mark.until, now));
+        lasting().next().is_some()
     }
 
     /// How long a call of another event than this one may still be under way, and undo it.
-    pub fn endangered(&self, event: &str, now: Timestamp) -> Option<Duration> {
-        let mark = self.mark.as_ref().filter(|mark| mark.event.as_deref() != Some(event))?;
-        Duration::try_from(mark.until.duration_since(now)).ok().filter(|left| !left.is_zero())
+    pub fn endangered(&self, event: &EventRef, now: Timestamp) -> Option<Duration> {
+        let is_own = |mark: &Mark| mark.event.as_ref().is_some_and(|own| own.is_same(event));
+        let others = self.marks.iter().filter(|mark| !is_own(mark));
+        let until = others.map(|mark| mark.until).max()?;
+        Duration::try_from(until.duration_since(now)).ok().filter(|left| !left.is_zero())
     }
 
-    /// A call that may still be under way: until when, and whose, if that is known.
-    pub fn under_way(&self, now: Timestamp) -> Option<(Timestamp, Option<&str>)> {
-        let mark = self.mark.as_ref().filter(|mark| mark.until > now)?;
-        Some((mark.until, mark.event.as_deref()))
+    /// The call that may be under way for longest: until when, and whose, if that is known.
+    pub fn under_way(&self, now: Timestamp) -> Option<(Timestamp, Option<&EventRef>)> {
+        let mark = self.marks.iter().max_by_key(|mark| mark.until)?;
+        (mark.until > now).then_some((mark.until, mark.event.as_ref()))
     }
 
-    /// Forgets a mark that has run out.
-    pub fn lift_mark(&mut self, now: Timestamp) {
-        self.mark.take_if(|mark| mark.until <= now);
+    /// Forgets marks that have run out.
+    pub fn lift_marks(&mut self, now: Timestamp) {
+        self.marks.retain(|mark| mark.until > now);
     }
 
-    /// As bytes.
-    pub fn pack(&self) -> Vec<u8> {
-        // Nothing in a row can fail to be written.
-        postcard::to_extend(self, vec![FORM]).unwrap_or_default()
-    }
-
-    /// From bytes; none at all are an empty row.
-    pub fn unpack(bytes: &[u8]) -> Result<Row, Unreadable> {
-        match bytes.split_first() {
-            None => Ok(Row::default()),
-            Some((&FORM, packed)) => postcard::from_bytes(packed).map_err(|_| Unreadable),
-            Some(_) => Err(Unreadable),
+    /// What an older form of a row says.
+    pub(super) fn from_parts(
+        entries: impl IntoIterator<Item = (Version, FieldSet)>,
+        mark: Option<(Option<EventRef>, Timestamp)>,
+        superseded: u64,
+    ) -> Row {
+        let entry = |(version, fields)| Entry { version, fields };
+        let mark = mark.map(|(event, until)| Mark { until, event });
+        Row {
+            entries: entries.into_iter().map(entry).collect(),
+            marks: mark.into_iter().collect(),
+            superseded,
         }
     }
 
@@ -249,13 +299,14 @@ impl Row {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::domain::field::PerField;
-    use crate::domain::version::Sequence;
-    use crate::domain::version::tests::{place, received};
+    use crate::domain::version::tests::{
+        any_event_ref, any_time, any_version, event_ref, place, received,
+    };
 
     const BY: OrderBy = OrderBy::Time;
 
@@ -265,6 +316,10 @@ mod tests {
 
     fn set(fields: &[Field]) -> FieldSet {
         fields.iter().copied().collect()
+    }
+
+    fn seen(second: i64) -> Seen {
+        Seen { first: at(second), now: at(second) }
     }
 
     fn told(second: i64) -> Receipt {
@@ -294,15 +349,15 @@ mod tests {
         let (first, second) = (place(Some(1), None, "b"), place(Some(1), None, "a"));
         let mut row = Row::default();
         let city = set(&[Field::City]);
-        let first_version = row.version(&first, Receipt::default(), at(10));
+        let first_version = row.version(&first, Receipt::default(), seen(10), BY);
         assert!(!row.must_announce(&first_version, Receipt::default(), BY), "nothing to tie with");
         row.record(&first_version, city, BY);
-        let second_version = row.version(&second, Receipt::default(), at(11));
+        let second_version = row.version(&second, Receipt::default(), seen(11), BY);
         assert!(row.must_announce(&second_version, Receipt::default(), BY));
         row.announce(&second_version, BY);
         assert_eq!(row.fence(&second_version, city, Passage::Newer, BY), city);
         row.record(&second_version, city, BY);
-        let again = row.version(&first, Receipt { told: None, is_redelivery: true }, at(12));
+        let again = row.version(&first, Receipt { told: None, is_redelivery: true }, seen(12), BY);
         assert_eq!(again.receipt, at(10));
         assert!(row.fence(&again, city, Passage::Newer, BY).is_empty());
         let third = received(place(Some(2), None, "c"), 13);
@@ -314,27 +369,89 @@ mod tests {
     fn an_unnamed_event_is_a_new_one_unless_it_may_have_been_here() {
         let bare = place(None, None, "~hash");
         let mut row = Row::default();
-        let first = row.version(&bare, Receipt::default(), at(10));
+        let first = row.version(&bare, Receipt::default(), seen(10), BY);
         assert!(row.must_announce(&first, Receipt::default(), BY));
         row.announce(&first, BY);
         let redelivered = Receipt { told: None, is_redelivery: true };
-        assert_eq!(row.version(&bare, redelivered, at(11)), first);
-        assert_eq!(row.version(&bare, told(10), at(11)), first);
-        let second = row.version(&bare, Receipt::default(), at(11));
+        assert_eq!(row.version(&bare, redelivered, seen(11), BY), first);
+        assert_eq!(row.version(&bare, told(10), seen(11), BY), first);
+        let second = row.version(&bare, Receipt::default(), seen(11), BY);
         assert_eq!(first.order(&second, BY), Ordering::Less);
     }
 
     #[test]
-    fn a_mark_endangers_every_event_but_its_own_until_it_runs_out() {
+    fn a_receipt_that_is_ahead_of_us_is_older_than_what_comes_now() {
+        let city = set(&[Field::City]);
+        for bare in
+            [place(None, None, "~hash"), place(None, None, "e2"), place(Some(1), None, "e2")]
+        {
+            let mut row = Row::default();
+            let before = received(Place { event: event_ref("e1"), ..bare.clone() }, 7200);
+            row.record(&before, city, BY);
+            let now = row.version(&bare, Receipt::default(), seen(10), BY);
+            assert_eq!(now.receipt, after(at(7200), Duration::from_nanos(1)));
+            assert_eq!(row.fence(&now, city, Passage::Newer, BY), city);
+            row.announce(&now, BY);
+            let redelivered = Receipt { told: None, is_redelivery: true };
+            assert_eq!(row.version(&bare, redelivered, seen(11), BY), now);
+            let told = Receipt { told: Some(now.receipt), is_redelivery: false };
+            assert_eq!(row.version(&bare, told, seen(12), BY), now);
+            let under_that_clock = Seen { first: at(7100), now: at(20) };
+            let late =
+                row.version(&place(None, None, "e3"), Receipt::default(), under_that_clock, BY);
+            assert_eq!(late.receipt, at(7100), "seen before it");
+        }
+    }
+
+    #[test]
+    fn a_receipt_that_is_ahead_counts_for_events_of_its_rank_alone() {
         let mut row = Row::default();
-        row.mark(Some("a"), at(60), at(0));
-        assert_eq!(row.endangered("a", at(10)), None);
-        assert_eq!(row.endangered("b", at(10)), Some(Duration::from_secs(50)));
-        assert_eq!(row.endangered("b", at(60)), None);
-        row.mark(Some("b"), at(30), at(10));
-        assert_eq!(row.endangered("a", at(10)), Some(Duration::from_secs(50)), "whose, is unclear");
-        row.lift_mark(at(60));
-        assert_eq!(row.mark, None);
+        row.record(&received(place(Some(1), None, "e1"), 7200), set(&[Field::City]), BY);
+        let other = row.version(&place(Some(2), None, "e2"), Receipt::default(), seen(10), BY);
+        assert_eq!(other.receipt, at(10));
+    }
+
+    #[test]
+    fn a_mark_of_a_clock_that_was_ahead_is_cut() {
+        let (a, b) = (event_ref("a"), event_ref("b"));
+        let mut row = Row::default();
+        row.mark(Some(&a), at(90_000), at(89_940));
+        assert!(row.shorten_marks(Duration::from_mins(1), at(0)));
+        assert_eq!(row.endangered(&b, at(10)), Some(Duration::from_secs(50)));
+        assert!(!row.shorten_marks(Duration::from_mins(1), at(10)), "once");
+    }
+
+    #[test]
+    fn a_mark_endangers_every_event_but_its_own_until_it_runs_out() {
+        let (a, b) = (event_ref("a"), event_ref("b"));
+        let mut row = Row::default();
+        row.mark(Some(&a), at(60), at(0));
+        assert_eq!(row.endangered(&a, at(10)), None);
+        assert_eq!(row.endangered(&b, at(10)), Some(Duration::from_secs(50)));
+        assert_eq!(row.endangered(&b, at(60)), None);
+        row.mark(Some(&b), at(30), at(10));
+        assert_eq!(row.endangered(&a, at(10)), Some(Duration::from_secs(20)), "by b's alone");
+        for other in [EventRef { source: 1, ..a.clone() }, EventRef { revision: 1, ..a.clone() }] {
+            let left = row.endangered(&other, at(10));
+            assert_eq!(left, Some(Duration::from_secs(50)), "{other:?} is not a");
+        }
+        row.mark(Some(&a), at(50), at(10));
+        assert_eq!(row.under_way(at(10)), Some((at(60), Some(&a))), "never shortened");
+        row.lift_marks(at(30));
+        assert_eq!(row.marks.len(), 1);
+        row.lift_marks(at(60));
+        assert_eq!(row.marks, []);
+    }
+
+    #[test]
+    fn marks_beyond_their_number_count_as_anybodys_calls() {
+        let mut row = Row::default();
+        for number in 0..=MAX_MARKS {
+            let until = at(100 - i64::try_from(number).expect("small"));
+            row.mark(Some(&event_ref(&format!("e{number}"))), until, at(0));
+        }
+        assert_eq!(row.under_way(at(0)), Some((at(100), None)));
+        assert_eq!(row.endangered(&event_ref("e0"), at(0)), Some(Duration::from_secs(100)));
     }
 
     #[test]
@@ -344,13 +461,6 @@ mod tests {
             row.announce(&received(place(None, None, &format!("e{second}")), second), BY);
         }
         assert_eq!(row.entries.len(), MAX_REMEMBERED);
-    }
-
-    #[test]
-    fn a_damaged_row_is_said_to_be_one() {
-        assert!(Row::unpack(&[FORM, 255, 255]).is_err());
-        assert!(Row::unpack(&[9]).is_err());
-        assert_eq!(Row::unpack(&[]).expect("empty"), Row::default());
     }
 
     #[derive(Clone, Debug)]
@@ -368,13 +478,35 @@ mod tests {
         proptest::collection::vec(event, 1..12).prop_map(|events| {
             let numbered = events.into_iter().enumerate();
             let made = numbered.map(|(number, (time, sequence, fields, revision))| {
-                let place = place(time, sequence.as_deref(), &format!("e{number}"));
-                let place = super::Place { revision, ..place };
+                let mut place = place(time, sequence.as_deref(), &format!("e{number}"));
+                place.event.revision = revision;
                 let version = received(place, i64::try_from(number).expect("small"));
                 Event { version, fields: fields.into_iter().collect() }
             });
             made.collect()
         })
+    }
+
+    prop_compose! {
+        /// Any row that can be built.
+        pub(in crate::domain) fn any_row()(
+            entries in proptest::collection::vec((any_version(), any_fields()), 0..20),
+            marks in proptest::collection::vec((proptest::option::of(any_event_ref()), any_time()), 0..9),
+            superseded in any::<u64>(),
+        ) -> Row {
+            let entry = |(version, fields)| Entry { version, fields };
+            let mark = |(event, until)| Mark { until, event };
+            Row {
+                entries: entries.into_iter().map(entry).collect(),
+                marks: marks.into_iter().map(mark).collect(),
+                superseded,
+            }
+        }
+    }
+
+    fn any_fields() -> impl Strategy<Value = FieldSet> {
+        proptest::sample::subsequence(Field::ALL.to_vec(), 0..=Field::COUNT)
+            .prop_map(|fields| fields.into_iter().collect())
     }
 
     /// The portal after these events, by the fence: for each field the number of the last one sent.
@@ -440,26 +572,6 @@ mod tests {
                     }
                 }
             }
-        }
-
-        #[test]
-        fn unpack_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            drop(Row::unpack(&bytes));
-            let form_first: Vec<u8> = std::iter::once(FORM).chain(bytes).collect();
-            drop(Row::unpack(&form_first));
-        }
-
-        #[test]
-        fn a_row_comes_out_as_it_went_in(events in events(), sequence in "\\PC{0,20}") {
-            let mut row = Row::default();
-            for event in &events {
-                row.record(&event.version, event.fields, BY);
-            }
-            let mut place = place(None, None, "x");
-            place.sequence = Some(Sequence::parse(&sequence));
-            row.record(&received(place, 5), FieldSet::NONE.with(Field::Email), BY);
-            row.mark(Some("x"), at(5), at(1));
-            prop_assert_eq!(Row::unpack(&row.pack()).expect("a row"), row);
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct Update {
 impl Update {
     /// Whose update it is.
     pub fn entity_id(&self) -> &str {
-        self.value(Field::EntityId).unwrap_or_default()
+        self.value(Field::EntityId).expect("validate makes no update without one")
     }
 
     /// The value of a field, if the update sets it.

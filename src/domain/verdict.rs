@@ -1,21 +1,18 @@
-//! What is done about the end of a call that is the event's own matter.
-//!
-//! Whether it is, rules over several deliveries have said before: [`Gate::end`]. A dead letter for
-//! what the portal answered needs a witness on top: [`Witnesses`].
-//!
-//! [`Gate::end`]: super::gate::Gate::end
-//! [`Witnesses`]: super::witness::Witnesses
+//! What is done with a message. Whether a fault is its own, rules over several deliveries have said
+//! before: [`Gate`](super::gate::Gate).
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::dead_letter::{DeadLetter, Reason, dead_letter};
+use super::doubt::Gap;
 use super::event::Undecodable;
-use super::history::History;
-use super::redact::redact;
-use super::response::{Judgement, Outcome, Scope};
-use super::retry::{RetryPolicy, Tier, Tiers, after};
+use super::history::{History, NotBefore};
+use super::outcome::{Limit, Outcome};
+use super::response::Judgement;
+use super::retry::{RetryPolicy, Tier, Tiers};
+use super::text::redact;
 use super::update::{FieldFault, Update};
 use super::version::MAX_SEQUENCE_BYTES;
 
@@ -49,6 +46,8 @@ pub enum Verdict {
     /// To the dead-letter queue.
     DeadLetter(Box<DeadLetter>),
 }
+
+const HOURS_OF_A_CENTURY: u64 = 24 * 36_525;
 
 impl From<DeadLetter> for Verdict {
     fn from(dead: DeadLetter) -> Verdict {
@@ -92,14 +91,31 @@ impl Verdict {
         }
     }
 
+    /// Whether nothing could tell whose fault it was.
+    pub fn is_unwitnessed(&self) -> bool {
+        match self {
+            Verdict::Wait { history, .. } => history.unwitnessed,
+            Verdict::DeadLetter(dead) => dead.unwitnessed,
+            Verdict::Applied
+            | Verdict::Superseded
+            | Verdict::Ignored { .. }
+            | Verdict::Retry { .. } => false,
+        }
+    }
+
     /// Unprocessed, to come again soon as if it had not come at all.
     pub fn hand_back(tiers: &Tiers, history: History) -> Verdict {
+        let history = History { unwitnessed: false, ..history };
         Verdict::Wait { tier: tiers.shortest(), history }
     }
 
     /// A delivery that comes before its time.
-    pub fn early(history: History, remaining: Duration, tiers: &Tiers) -> Verdict {
-        Verdict::Wait { tier: tiers.at_least(remaining), history }
+    pub fn early(history: History, remaining: Duration, tiers: &Tiers, now: Timestamp) -> Verdict {
+        let not_before = Some(NotBefore::after(now, remaining));
+        Verdict::Wait {
+            tier: tiers.at_least(remaining),
+            history: History { not_before, ..history },
+        }
     }
 
     /// A body larger than allowed.
@@ -123,7 +139,7 @@ impl Verdict {
     pub fn unsupported_type(kind: &str, history: &History) -> Verdict {
         let kind = redact(kind, [], 100);
         let detail = format!(
-            "events of type {kind:?} are not read; event.types lists those that are, \
+            "events of type \"{kind}\" are not read; event.types lists those that are, \
              broker.other_types = \"ignore\" drops the others"
         );
         let dead = DeadLetter::unsent(Reason::UnsupportedType, &detail, history);
@@ -152,6 +168,61 @@ impl Verdict {
         DeadLetter { rule: Some("order"), setting: Some("order.missing"), ..dead }.into()
     }
 
+    /// An id that no ledger, header or terminal can take as it is.
+    pub fn unprintable_id(name: &str, character: char, history: &History) -> Verdict {
+        let detail = format!(
+            "the event's {name} holds the control character U+{:04X} (rule id)",
+            u32::from(character)
+        );
+        let dead = DeadLetter::unsent(Reason::InvalidEvent, &detail, history);
+        DeadLetter { rule: Some("id"), ..dead }.into()
+    }
+
+    /// A time that nobody has set: the first day of a calendar or an epoch, or a day near it.
+    pub fn unset_time(time: Timestamp, earliest: Timestamp, history: &History) -> Verdict {
+        let detail = format!(
+            "the event's time (or its message's timestamp) {time} looks like an unset date: it lies \
+             before {earliest} (rule time, setting event.earliest_time)"
+        );
+        let dead = DeadLetter::unsent(Reason::InvalidEvent, &detail, history);
+        DeadLetter { rule: Some("time"), setting: Some("event.earliest_time"), ..dead }.into()
+    }
+
+    /// An event whose customer's row in the ledger cannot be read: it waits, ever longer, until
+    /// somebody mends that.
+    pub fn wait_for_row(
+        history: &History,
+        policy: &RetryPolicy,
+        now: Timestamp,
+        dice: f64,
+    ) -> Verdict {
+        let waited = waited(history, now);
+        let last_reason = Some("ledger-row".to_owned());
+        let history = History { last_reason, same_reason: 0, ..history.clone() };
+        Verdict::Wait { tier: policy.uncounted_tier(waited, None, dice), history }
+    }
+
+    /// An event that the ledger does not take, though it takes others. `history` says whether the
+    /// portal has it already.
+    pub fn unrecordable(history: &History) -> Verdict {
+        let detail = "the ledger refuses what there is to record of the event, though it takes what \
+                      others leave; the relay's log has the ledger's words";
+        let dead = DeadLetter::unsent(Reason::Unrecordable, detail, history);
+        DeadLetter { needs_review: history.ambiguous, ..dead }.into()
+    }
+
+    /// An event that may be older than what was applied in the gap, where such events are held.
+    pub fn in_doubt(history: &History, gap: Gap) -> Verdict {
+        let Gap { from, until } = gap;
+        let detail = format!(
+            "the event may be older than what was applied between {from} and {until}, which the ledger \
+             does not know: an older copy of it was put in place then (setting ledger.in_doubt)"
+        );
+        let dead = DeadLetter::unsent(Reason::InDoubt, &detail, history);
+        let needs_review = history.ambiguous;
+        DeadLetter { setting: Some("ledger.in_doubt"), needs_review, ..dead }.into()
+    }
+
     /// A sequence that is too long to be kept.
     pub fn sequence_too_long(history: &History) -> Verdict {
         let detail = format!(
@@ -161,48 +232,95 @@ impl Verdict {
         DeadLetter { rule: Some("sequence-length"), ..dead }.into()
     }
 
-    /// No dead letter without a witness: an event that has used up its attempts while no other
-    /// customer's call went well waits in the longest tier, and costs nothing more.
-    pub fn unwitnessed(history: &History, outcome: Outcome, tiers: &Tiers) -> Verdict {
-        let same_reason = history.run_of(outcome) - 1;
-        let history = History { unwitnessed: true, same_reason, ..history.uncounted(outcome) };
-        Verdict::Wait { tier: tiers.longest(), history }
+    /// One more attempt is counted, and follows after the delay that its number asks for.
+    pub fn retry(
+        judgement: &Judgement,
+        history: &History,
+        policy: &RetryPolicy,
+        dice: f64,
+    ) -> Verdict {
+        let history = history.counted(judgement.outcome);
+        let tier = policy.counted_tier(history.attempts, judgement.retry_after, dice);
+        Verdict::Retry { tier, history }
     }
 
-    /// An event from the future: invalid beyond `limit`, waiting beyond `tolerance`.
-    pub fn from_the_future(
-        time: Timestamp,
+    /// Throttled: nothing is counted, and it comes back no sooner than the portal asks.
+    pub fn throttled(
+        judgement: &Judgement,
+        history: &History,
+        policy: &RetryPolicy,
         now: Timestamp,
-        (tolerance, limit): (Duration, Duration),
+        dice: f64,
+    ) -> Verdict {
+        let history = history.uncounted(judgement.outcome);
+        wait_uncounted(judgement.retry_after, history, policy, now, dice)
+    }
+
+    /// A fault of which nothing can tell whether it is the event's own: it waits, ever longer, nothing
+    /// counted.
+    pub fn unwitnessed(
+        judgement: &Judgement,
+        history: &History,
+        policy: &RetryPolicy,
+        now: Timestamp,
+        dice: f64,
+    ) -> Verdict {
+        let outcome = judgement.outcome;
+        // Attempts in a row that were counted stay in a row.
+        let same_reason = history.run_of(outcome) - 1;
+        let mut history = History { same_reason, ..history.uncounted(outcome) };
+        history.unwitnessed = true;
+        history.note_unproven(outcome, now);
+        wait_uncounted(judgement.retry_after, history, policy, now, dice)
+    }
+
+    /// An event whose time lies further ahead than is allowed.
+    pub fn too_far_ahead(ahead: Duration, history: &History) -> Verdict {
+        let hours = ahead.as_secs() / 3600;
+        let guess = if hours > HOURS_OF_A_CENTURY {
+            "; a timestamp in milliseconds? AMQP's are seconds"
+        } else {
+            ""
+        };
+        let detail = format!(
+            "the event's time lies {hours} h ahead{guess} (rule future, setting event.future_limit)"
+        );
+        let dead = DeadLetter::unsent(Reason::InvalidEvent, &detail, history);
+        let (rule, setting) = (Some("future"), Some("event.future_limit"));
+        DeadLetter { rule, setting, ..dead }.into()
+    }
+
+    /// An event whose time lies ahead: it waits until it is due.
+    pub fn wait_until_due(
+        remaining: Duration,
         history: &History,
         tiers: &Tiers,
-    ) -> Option<Verdict> {
-        let ahead = Duration::try_from(time.duration_since(now)).unwrap_or_default();
-        if ahead <= tolerance {
-            return None;
-        }
-        if ahead > limit {
-            let detail = format!(
-                "the event's time lies {} h ahead (rule future, setting event.future_limit)",
-                ahead.as_secs() / 3600
-            );
-            let dead = DeadLetter::unsent(Reason::InvalidEvent, &detail, history);
-            let (rule, setting) = (Some("future"), Some("event.future_limit"));
-            return Some(DeadLetter { rule, setting, ..dead }.into());
-        }
-        let remaining = ahead.saturating_sub(tolerance);
-        let not_before = Some(after(now, remaining));
+        now: Timestamp,
+    ) -> Verdict {
         let last_reason = Some("future".to_owned());
-        let history = History { not_before, last_reason, ..history.clone() };
-        Some(Verdict::early(history, remaining, tiers))
+        Verdict::early(History { last_reason, ..history.clone() }, remaining, tiers, now)
+    }
+
+    /// An event whose time lies ahead of our clock, which may be the cause: it comes back soon, ever
+    /// later, to be judged again.
+    pub fn wait_for_clock(
+        remaining: Duration,
+        history: &History,
+        policy: &RetryPolicy,
+        now: Timestamp,
+        dice: f64,
+    ) -> Verdict {
+        let tier = policy.uncounted_tier(waited(history, now), None, dice);
+        let last_reason = Some("our-clock".to_owned());
+        let history = History { last_reason, same_reason: 0, not_before: None, ..history.clone() };
+        Verdict::Wait { tier: tier.min(policy.tiers.at_least(remaining)), history }
     }
 }
 
-/// Decides what is done after a call whose end is the event's own matter, of this scope (`None`: it
-/// went well). `dice` in [0, 1) draws the retry tier.
+/// Decides what is done after a fault that is the event's own: one attempt is counted. `dice` in
+/// [0, 1) draws the retry tier.
 pub fn decide(
     judgement: &Judgement,
-    scope: Option<Scope>,
     update: &Update,
     history: &History,
     policy: &RetryPolicy,
@@ -210,48 +328,56 @@ pub fn decide(
     dice: f64,
 ) -> Verdict {
     let outcome = judgement.outcome;
-    let Some(scope) = scope else { return Verdict::Applied };
-    let asked = policy.believed(judgement.retry_after);
-    let not_before = asked.map(|asked| after(now, asked));
-
-    if matches!(scope, Scope::Endpoint | Scope::Throttle) {
-        let waited = Duration::try_from(now.duration_since(history.first_seen)).unwrap_or_default();
-        let tier = policy.uncounted_tier(waited, asked, dice);
-        return Verdict::Wait {
-            tier,
-            history: History { not_before, ..history.uncounted(outcome) },
-        };
+    let Some(facts) = outcome.facts() else { return Verdict::Applied };
+    let asked = judgement.retry_after;
+    if is_last_attempt(outcome, facts.limit, history, policy) {
+        return dead_letter(judgement, update, history).into();
     }
-    if is_last_attempt(outcome, history, policy) {
-        return dead_letter(judgement, update, history, now).into();
-    }
-    let history = history.counted(outcome, now);
-    let tier = match outcome {
-        Outcome::Rejected | Outcome::DuplicateEmail => policy.rejected_tier(asked, dice),
-        _ => policy.counted_tier(history.attempts, asked, dice),
+    let history = history.counted(outcome);
+    let tier = match facts.limit {
+        Limit::Rejected | Limit::DuplicateEmail => policy.rejected_tier(asked, dice),
+        Limit::Attempts | Limit::ContractViolation => {
+            policy.counted_tier(history.attempts, asked, dice)
+        }
     };
+    let not_before = asked.map(|asked| NotBefore::after(now, asked));
     Verdict::Retry { tier, history: History { not_before, ..history } }
 }
 
+/// In a tier, the longer the longer it has waited, and no sooner than the portal asks.
+fn wait_uncounted(
+    asked: Option<Duration>,
+    history: History,
+    policy: &RetryPolicy,
+    now: Timestamp,
+    dice: f64,
+) -> Verdict {
+    let tier = policy.uncounted_tier(waited(&history, now), asked, dice);
+    let not_before = asked.map(|asked| NotBefore::after(now, asked));
+    Verdict::Wait { tier, history: History { not_before, ..history } }
+}
+
+/// Since the message was first seen. If our clock was set back meanwhile, about by how much: that is no
+/// reason to come again at once.
+fn waited(history: &History, now: Timestamp) -> Duration {
+    now.duration_since(history.first_seen).unsigned_abs()
+}
+
 /// Whether the attempt just made was the last this outcome gets.
-fn is_last_attempt(outcome: Outcome, history: &History, policy: &RetryPolicy) -> bool {
+fn is_last_attempt(
+    outcome: Outcome,
+    limit: Limit,
+    history: &History,
+    policy: &RetryPolicy,
+) -> bool {
     let run = history.run_of(outcome);
-    let last_of_its_kind = match outcome {
-        Outcome::Rejected => run > policy.rejected_retries,
-        Outcome::DuplicateEmail => run > policy.duplicate_email_retries,
-        Outcome::ContractViolation => run >= policy.contract_violation_attempts,
-        Outcome::Applied
-        | Outcome::Unauthorized
-        | Outcome::UnknownEntity
-        | Outcome::Throttled
-        | Outcome::Failed
-        | Outcome::GatewayFailed
-        | Outcome::Misrouted
-        | Outcome::Unreachable
-        | Outcome::TimedOut
-        | Outcome::Interrupted => false,
+    let last_of_its_kind = match limit {
+        Limit::Rejected => run > policy.rejected_retries,
+        Limit::DuplicateEmail => run > policy.duplicate_email_retries,
+        Limit::ContractViolation => run >= policy.contract_violation_attempts,
+        Limit::Attempts => false,
     };
-    last_of_its_kind || history.attempts + 1 >= policy.max_attempts
+    last_of_its_kind || history.attempts.saturating_add(1) >= policy.max_attempts
 }
 
 #[cfg(test)]
@@ -284,8 +410,7 @@ mod tests {
     }
 
     fn decided(outcome: Outcome, history: &History) -> Verdict {
-        let (judgement, scope) = (judgement(outcome), outcome.scope());
-        decide(&judgement, scope, &update(), history, &default_policy(), now(), 0.5)
+        decide(&judgement(outcome), &update(), history, &default_policy(), now(), 0.5)
     }
 
     fn past(attempts: u32, last: Outcome, run: u32) -> History {
@@ -334,18 +459,38 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_faults_and_throttling_count_no_attempt_however_long_they_last() {
+    fn throttling_and_what_cannot_be_told_count_no_attempt_however_long_they_last() {
         let long = History { attempts: 3, ..History::new(now() - Duration::from_hours(90)) };
-        for outcome in
-            [Outcome::Throttled, Outcome::GatewayFailed, Outcome::Misrouted, Outcome::Unreachable]
-        {
-            let Verdict::Wait { tier, history } = decided(outcome, &long) else {
-                panic!("{outcome:?} counts");
-            };
+        let policy = default_policy();
+        let throttled = judgement(Outcome::Throttled);
+        let failed = judgement(Outcome::Failed);
+        for verdict in [
+            Verdict::throttled(&throttled, &long, &policy, now(), 0.5),
+            Verdict::unwitnessed(&failed, &long, &policy, now(), 0.5),
+        ] {
+            let Verdict::Wait { tier, history } = verdict else { panic!("{verdict:?}") };
             assert_eq!(history.attempts, 3);
             assert!(tier.delay() <= Duration::from_secs(256));
             assert!(tier.delay() >= Duration::from_secs(128), "waits grow with the time waited");
         }
+    }
+
+    #[test]
+    fn an_unwitnessed_fault_remembers_the_first_of_its_row() {
+        let (failed, policy) = (judgement(Outcome::Failed), default_policy());
+        let wait = |history: &History, at| match Verdict::unwitnessed(
+            &failed, history, &policy, at, 0.5,
+        ) {
+            Verdict::Wait { history, .. } => history,
+            verdict => panic!("{verdict:?}"),
+        };
+        let first = wait(&History::new(now()), now());
+        assert_eq!((first.unwitnessed, first.unproven_since), (true, Some(now())));
+        let later = now() + Duration::from_hours(1);
+        assert_eq!(wait(&first, later).unproven_since, Some(now()));
+        let counted = first.counted(Outcome::Failed);
+        assert!(!counted.unwitnessed);
+        assert_eq!(wait(&counted, later).unproven_since, Some(later));
     }
 
     #[test]
@@ -383,42 +528,20 @@ mod tests {
     fn retry_after_is_kept_and_clamped() {
         let asked = |seconds| {
             let retry_after = Some(Duration::from_secs(seconds));
-            let judgement = Judgement { retry_after, ..judgement(Outcome::Throttled) };
-            let history = History::new(now());
-            match decide(
-                &judgement,
-                judgement.outcome.scope(),
-                &update(),
-                &history,
-                &default_policy(),
-                now(),
-                0.0,
-            ) {
+            let policy = default_policy();
+            let judgement =
+                policy.believe(Judgement { retry_after, ..judgement(Outcome::Throttled) });
+            match Verdict::throttled(&judgement, &History::new(now()), &policy, now(), 0.0) {
                 Verdict::Wait { tier, history } => (tier, history),
                 other => panic!("{other:?}"),
             }
         };
         let (tier, history) = asked(100);
         assert_eq!(tier.millis(), 128_000);
-        assert_eq!(history.until_due(now()), Some(Duration::from_secs(100)));
+        assert_eq!(history.until_due(now(), Duration::MAX), Some(Duration::from_secs(100)));
         let (tier, history) = asked(u64::MAX);
         assert_eq!(tier, default_policy().tiers.longest());
-        assert_eq!(history.until_due(now()), Some(Duration::from_hours(24)));
-    }
-
-    #[test]
-    fn an_event_from_the_future_waits_or_is_invalid() {
-        let limits = (Duration::from_mins(5), Duration::from_hours(24));
-        let tiers = default_policy().tiers;
-        let history = History::new(now());
-        let judge =
-            |ahead| Verdict::from_the_future(now() + ahead, now(), limits, &history, &tiers);
-        assert_eq!(judge(Duration::from_mins(5)), None);
-        let Some(Verdict::Wait { history: waiting, .. }) = judge(Duration::from_mins(65)) else {
-            panic!("does not wait");
-        };
-        assert_eq!(waiting.until_due(now()), Some(Duration::from_hours(1)));
-        assert!(matches!(judge(Duration::from_hours(25)), Some(Verdict::DeadLetter(_))));
+        assert_eq!(history.until_due(now(), Duration::MAX), Some(Duration::from_hours(24)));
     }
 
     proptest! {
@@ -431,7 +554,7 @@ mod tests {
             let mut counted = 0;
             for outcome in outcomes {
                 let judgement = judgement(Outcome::ALL[outcome]);
-                match decide(&judgement, judgement.outcome.scope(), &update(), &history, &policy, now(), dice) {
+                match decide(&judgement, &update(), &history, &policy, now(), dice) {
                     Verdict::Retry { history: next, .. } => {
                         counted += 1;
                         prop_assert_eq!(next.attempts, counted);

@@ -14,6 +14,9 @@ pub const MAX_SEQUENCE_BYTES: usize = 64;
 /// Longer event ids stand in the ledger as a hash, in bytes.
 pub const MAX_EVENT_BYTES: usize = 64;
 
+/// The source of an event that a relay of version 0.1 named by its id alone.
+pub(super) const UNKNOWN_SOURCE: u32 = u32::MAX;
+
 /// What stands before a hash that stands in for an event's id.
 pub(super) const UNNAMED: char = '~';
 
@@ -72,33 +75,49 @@ impl std::fmt::Display for Sequence {
     }
 }
 
-/// What an event says of its place among its customer's events.
+/// One edit of one event of one source: what is the same of a message, however often it comes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Place {
-    /// When the change happened.
-    #[serde(with = "jiff::fmt::serde::timestamp::nanosecond::optional")]
-    pub time: Option<Timestamp>,
-    /// The CRM's own number.
-    pub sequence: Option<Sequence>,
-    /// Which event; never longer than [`MAX_EVENT_BYTES`].
-    pub event: String,
+pub struct EventRef {
+    /// The event's id within its source, or what stands in for it; never longer than
+    /// [`MAX_EVENT_BYTES`].
+    pub id: String,
     /// Whose event, as a hash: ids are unique within one source.
     pub source: u32,
     /// How often an operator has edited it.
     pub revision: u32,
 }
 
+impl EventRef {
+    /// Whether both name one event and edit, as far as they say.
+    pub(super) fn is_same(&self, other: &EventRef) -> bool {
+        let is_unknown = [self.source, other.source].contains(&UNKNOWN_SOURCE);
+        self == other || is_unknown && self.id == other.id
+    }
+}
+
+/// What an event says of its place among its customer's events.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// When the change happened.
+    #[serde(with = "optional_nanoseconds")]
+    pub time: Option<Timestamp>,
+    /// The CRM's own number.
+    pub sequence: Option<Sequence>,
+    /// Which event.
+    pub event: EventRef,
+}
+
 impl Place {
-    /// An event's place. `event` tells it from all others.
-    pub fn new(updated: &CustomerUpdated, event: String, revision: u32) -> Place {
+    /// An event's place. `id` tells it from all others of its source.
+    pub fn new(updated: &CustomerUpdated, id: String, revision: u32) -> Place {
         let sequence = updated.sequence.as_deref().map(Sequence::parse);
         let source = updated.source.as_deref().map_or(0, source_hash);
-        Place { time: updated.time, sequence, event, source, revision }
+        Place { time: updated.time, sequence, event: EventRef { id, source, revision } }
     }
 
     /// Whether the event has no id: a hash of its content stands in.
     pub fn is_unnamed(&self) -> bool {
-        self.event.starts_with(UNNAMED)
+        self.event.id.starts_with(UNNAMED)
     }
 
     /// Whether the CRM says nothing of the order: neither time nor sequence.
@@ -113,6 +132,31 @@ impl Place {
             OrderBy::Time => time.then(sequence),
             OrderBy::Sequence => sequence.then(time),
         }
+    }
+}
+
+/// Nanoseconds since 1970 in 128 bits. jiff's own module writes them so, but reads 64 bits alone: a
+/// time before 1677-09-21 could not be read back.
+mod optional_nanoseconds {
+    use jiff::Timestamp;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(Timestamp::as_nanosecond).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        let nanoseconds = Option::<i128>::deserialize(deserializer)?;
+        nanoseconds
+            .map(|time| Timestamp::from_nanosecond(time).map_err(D::Error::custom))
+            .transpose()
     }
 }
 
@@ -137,9 +181,9 @@ impl Version {
         let (mine, theirs) = (&self.place, &other.place);
         mine.rank(theirs, by)
             .then_with(|| self.receipt.cmp(&other.receipt))
-            .then_with(|| mine.event.cmp(&theirs.event))
-            .then_with(|| mine.source.cmp(&theirs.source))
-            .then_with(|| mine.revision.cmp(&theirs.revision))
+            .then_with(|| mine.event.id.cmp(&theirs.event.id))
+            .then_with(|| mine.event.source.cmp(&theirs.event.source))
+            .then_with(|| mine.event.revision.cmp(&theirs.event.revision))
     }
 }
 
@@ -155,13 +199,11 @@ pub(super) mod tests {
         event: &str,
     ) -> Place {
         let time = time.map(|second| Timestamp::from_second(second).expect("a time"));
-        Place {
-            time,
-            sequence: sequence.map(Sequence::parse),
-            event: event.into(),
-            source: 0,
-            revision: 0,
-        }
+        Place { time, sequence: sequence.map(Sequence::parse), event: event_ref(event) }
+    }
+
+    pub(in crate::domain) fn event_ref(id: &str) -> EventRef {
+        EventRef { id: id.into(), source: 0, revision: 0 }
     }
 
     pub(in crate::domain) fn received(place: Place, second: i64) -> Version {
@@ -197,9 +239,39 @@ pub(super) mod tests {
         let first = received(place(Some(1), None, "b"), 10);
         let second = received(place(Some(1), None, "a"), 11);
         assert_eq!(first.order(&second, by), Ordering::Less);
-        let edited = Version { place: Place { revision: 1, ..first.place.clone() }, ..first };
+        let mut edited = first.clone();
+        edited.place.event.revision = 1;
         assert_eq!(edited.order(&second, by), Ordering::Less, "older than any later event");
         assert_eq!(edited.order(&received(place(Some(1), None, "b"), 10), by), Ordering::Greater);
+    }
+
+    /// Any time that there is, by preference one whose nanoseconds take more than 64 bits.
+    pub(in crate::domain) fn any_time() -> impl Strategy<Value = Timestamp> {
+        let (first, last) = (Timestamp::MIN.as_nanosecond(), Timestamp::MAX.as_nanosecond());
+        let edge = prop_oneof![Just(i128::from(i64::MIN)), Just(i128::from(i64::MAX)), Just(0)];
+        let near_an_edge = (edge, -2_i128..3).prop_map(|(edge, step)| edge + step);
+        prop_oneof![first..=last, near_an_edge, Just(first), Just(last)]
+            .prop_map(|time| Timestamp::from_nanosecond(time).expect("a time"))
+    }
+
+    prop_compose! {
+        pub(in crate::domain) fn any_event_ref()(
+            id in "(?s).{0,64}", source in any::<u32>(), revision in any::<u32>(),
+        ) -> EventRef {
+            EventRef { id, source, revision }
+        }
+    }
+
+    prop_compose! {
+        pub(in crate::domain) fn any_version()(
+            time in proptest::option::of(any_time()),
+            sequence in proptest::option::of("[0-9]{1,64}|(?s).{0,64}"),
+            event in any_event_ref(),
+            receipt in any_time(),
+        ) -> Version {
+            let sequence = sequence.as_deref().map(Sequence::parse);
+            Version { place: Place { time, sequence, event }, receipt }
+        }
     }
 
     proptest! {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::store::Store;
-use super::{About, LedgerError, Target};
+use super::{About, LedgerError, Store, Target};
+use crate::clock;
+use crate::domain::ledger_mark::LedgerMark;
 
 /// Two ledgers, both held: nothing else works on them.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Migration {
 
 /// A relay that was just stopped may take so long to give its connections up.
 const PATIENCE: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Migration {
     /// Holds both; refuses a source that a relay works on, and a target that is a ledger already.
@@ -38,6 +39,11 @@ impl Migration {
         Ok(Migration { source, from, target, to })
     }
 
+    /// The source, as the broker should know it.
+    pub async fn mark(&self) -> Result<LedgerMark, LedgerError> {
+        Ok(self.source.load_number().await?.mark(&self.from))
+    }
+
     /// What tells the source from others.
     pub fn from(&self) -> &About {
         &self.from
@@ -50,7 +56,7 @@ impl Migration {
 
     /// How many customers are to be copied, about.
     pub async fn customers(&self) -> Result<u64, LedgerError> {
-        Ok(self.source.counts().await?.customers)
+        Ok(self.source.count().await?.customers)
     }
 
     /// Copies all there is, and makes the copy a ledger; how many customers. `progress` is told how
@@ -59,12 +65,12 @@ impl Migration {
         self.target.clear().await?;
         let (mut copied, mut behind) = (0, None);
         loop {
-            let mut part = self.source.part(behind).await?;
+            let mut part = self.source.load_part(behind).await?;
             let last = part.customers.last().map(|stored| stored.key);
             // Leases are not copied, nor rows that hold nothing else.
             part.customers.retain(|stored| !stored.row.is_empty());
             let count = part.customers.len() as u64;
-            self.target.take_over(part).await?;
+            self.target.store_part(part).await?;
             copied += count;
             progress(count);
             match last {
@@ -77,18 +83,22 @@ impl Migration {
     }
 
     async fn finish(&self, copied: u64) -> Result<(), LedgerError> {
-        let arrived = self.target.counts().await?.customers;
+        let arrived = self.target.count().await?.customers;
         if arrived != copied {
             let text =
-                format!("{copied} customers were copied, but {arrived} are there: try again");
+                format!("{copied} customers were copied, but {arrived} are there; run again");
             return Err(broken(text));
         }
-        let founded = self.target.found(self.to.clone()).await?;
-        if founded == self.to {
-            Ok(())
-        } else {
-            Err(broken("somebody else has just made the target a ledger: name another".into()))
+        let made = self.target.create_ledger(self.to.clone()).await?;
+        if made != self.to {
+            let text = "somebody else has just made the target a ledger: name another";
+            return Err(broken(text.into()));
         }
+        // What the source does not know, the copy does not know either.
+        if let Some(gap) = self.source.load_number().await?.gap {
+            self.target.open_gap(gap, 0, clock::now()).await?;
+        }
+        Ok(())
     }
 }
 
@@ -96,7 +106,7 @@ impl Store {
     /// A place for a copy: whatever is there, it is no ledger.
     async fn open_empty(target: &Target) -> Result<Option<Store>, LedgerError> {
         let Some(store) = Store::reach(target).await? else { return Ok(None) };
-        match store.prepare().await? {
+        match store.create_tables().await? {
             None => Ok(Some(store)),
             Some(about) => Err(broken(format!(
                 "{target} is a ledger already (id {}, of {}): name an empty one",
@@ -109,13 +119,13 @@ impl Store {
 async fn refuse_in_use(source: &Store) -> Result<(), LedgerError> {
     let mut patience = PATIENCE;
     loop {
-        match source.in_use_by().await? {
+        match source.find_other_users().await? {
             None => return Ok(()),
             Some(by) if patience.is_zero() => return Err(LedgerError::InUse(by)),
             Some(_) => {}
         }
-        tokio::time::sleep(LOOK).await;
-        patience = patience.saturating_sub(LOOK);
+        tokio::time::sleep(POLL_INTERVAL).await;
+        patience = patience.saturating_sub(POLL_INTERVAL);
     }
 }
 

@@ -1,140 +1,53 @@
 //! The ledger: for each customer the version that the portal last confirmed of each field, and what
 //! operators ask for. SQLite for one active relay, PostgreSQL for several, or none.
 //!
-//! Many events are read and committed together: one round, one fsync. Whatever fails is tried again
-//! until it works, and meanwhile [`Ledger::health`] says so: nothing is settled that is not recorded.
+//! Many events are read and committed together: one batch, one fsync. The ledger's own faults are
+//! waited out, and meanwhile [`Ledger::health`] says so: nothing is settled that is not recorded. A
+//! row that cannot be read, or a change that is refused, concerns one customer or event alone.
 
-mod batch;
+mod aside;
+mod backend;
+mod backup;
+mod batcher;
 mod change;
+mod directory;
+mod error;
+mod health;
 mod migrate;
-mod place;
+mod model;
 mod postgres;
-mod schema;
 mod sqlite;
 mod store;
+mod tables;
 mod target;
+mod work;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::clock;
-use crate::domain::row::Row;
-use batch::{Desk, Kind};
-pub use change::{Act, Change, Committed, Note, PendingNote, ReplayEnd};
+use aside::Aside;
+pub use backend::{Answer, Backend};
+pub use backup::{Copied, DumpCommands, Restore, backup};
+use batcher::Batcher;
+pub use change::{AuditEntry, Change, Committed, DoubtNote, Note, PendingNote, ReplayEnd};
+pub use directory::Directory;
+pub use error::{LedgerError, Refusal};
+pub use health::Health;
 pub use migrate::Migration;
-pub use place::Place;
-pub use store::{Account, Condition, Indexed, ReplayCount, Store};
+pub use model::{
+    About, Account, Condition, Counts, CustomerKey, Doubted, Indexed, Lease, Loaded,
+    LoadedCustomer, Numbered, Part, ReplayCount, SeenRow, StoredRow,
+};
+pub use store::Store;
 pub use target::{InvalidTarget, Target};
+use work::{Reading, Writing};
 
-/// Why the ledger cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// It is not there, or not reached.
-    #[error("the ledger cannot be reached: {0}")]
-    Unreachable(String),
-    /// There is none yet; the text says how it comes to be.
-    #[error("there is no ledger: {0}")]
-    Missing(String),
-    /// It does not work as it should; the text says what to do.
-    #[error("the ledger does not work: {0}")]
-    Broken(String),
-    /// Another relay uses it.
-    #[error("the ledger is in use by another relay ({0})")]
-    InUse(String),
-}
-
-impl LedgerError {
-    /// Whether it is only not to be had now.
-    pub fn is_out_of_reach(&self) -> bool {
-        match self {
-            LedgerError::Unreachable(_) | LedgerError::Missing(_) | LedgerError::InUse(_) => true,
-            LedgerError::Broken(_) => false,
-        }
-    }
-}
-
-/// What tells a ledger from all others.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
-    /// Also kept at the broker, so that a lost or foreign ledger is noticed.
-    pub id: Uuid,
-    /// Hashed with each entity id.
-    pub salt: [u8; 16],
-    /// Dead letters older than this are not fenced by it.
-    pub created: Timestamp,
-}
-
-/// A customer, in the ledger: a salted hash of the entity id.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CustomerKey(pub(super) [u8; 16]);
-
-impl About {
-    fn new(now: Timestamp) -> About {
-        About { id: Uuid::now_v7(), salt: *Uuid::new_v4().as_bytes(), created: now }
-    }
-
-    /// The key of a customer.
-    pub fn key(&self, entity_id: &str) -> CustomerKey {
-        let hash = Sha256::new().chain_update(self.salt).chain_update(entity_id).finalize();
-        let mut key = CustomerKey::default();
-        key.0.copy_from_slice(&hash[..16]);
-        key
-    }
-}
-
-/// The right to a customer, where several relays share a ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Grows with each owner: a commit under an older one is refused.
-    pub(super) fence: i64,
-    until: Instant,
-}
-
-impl Lease {
-    /// Whether it lasts for so long from now.
-    pub fn lasts(&self, now: Instant, span: Duration) -> bool {
-        now + span <= self.until
-    }
-}
-
-/// A customer, read.
-#[derive(Clone, Debug, Default)]
-pub struct Opened {
-    /// What is recorded.
-    pub row: Row,
-    /// Ends with the commit, or by itself.
-    pub lease: Option<Lease>,
-    /// Its last owner never gave it back: a call of that one may still be under way.
-    pub was_taken_over: bool,
-}
-
-/// What came of asking for a customer.
-#[derive(Clone, Debug)]
-pub enum Opening {
-    /// It is ours, until the lease ends.
-    Ours(Box<Opened>),
-    /// Another relay has it just now.
-    Held,
-}
-
-/// What is the matter with the ledger, while something is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    pub(super) reading: Option<String>,
-    pub(super) writing: Option<String>,
-}
-
-impl Health {
-    /// Whether it can be read and written.
-    pub fn is_good(&self) -> bool {
-        self.reading.is_none() && self.writing.is_none()
-    }
-}
+use crate::domain::doubt::Gap;
 
 /// The ledger as the worker uses it.
 #[derive(Debug)]
@@ -147,8 +60,12 @@ pub struct Ledger {
 struct Kept {
     store: Store,
     about: About,
-    readers: Desk<CustomerKey, Opening>,
-    writers: Desk<Change, Committed>,
+    reader: Batcher<CustomerKey, Loaded>,
+    writer: Batcher<Change, Committed>,
+    /// As it was when the number was last read or raised.
+    gap: Mutex<Option<Gap>>,
+    /// Customers whose rows could not be read when they were last asked for.
+    unreadable: Mutex<BTreeSet<CustomerKey>>,
 }
 
 impl Ledger {
@@ -164,27 +81,17 @@ impl Ledger {
         store: Store,
         about: About,
         lease: Duration,
-        committed: impl Fn(usize, Duration) + Clone + Send + Sync + 'static,
+        committed: impl Fn(usize, Duration) + Send + Sync + 'static,
     ) -> Ledger {
         let (says, health) = watch::channel(Health::default());
-        let (reading, writing) = (store.clone(), store.clone());
-        let open = move |keys| {
-            let store = reading.clone();
-            async move { store.open(keys, lease).await }
-        };
-        let commit = move |changes: Arc<Vec<Change>>| {
-            let (store, committed) = (writing.clone(), committed.clone());
-            async move {
-                let (count, began) = (changes.len(), clock::instant());
-                let done = store.commit(changes).await?;
-                committed(count, began.elapsed());
-                Ok(done)
-            }
-        };
-        let reading = if store.is_shared() { Kind::Leasing } else { Kind::Reading };
-        let readers = Desk::open(open, reading, says.clone());
-        let writers = Desk::open(commit, Kind::Writing, says);
-        Ledger { kept: Some(Kept { store, about, readers, writers }), health }
+        let aside = Arc::new(Aside::new(store.clone(), says.clone()));
+        let reading = Reading { store: store.clone(), lease, aside: Arc::clone(&aside) };
+        let writing = Writing { store: store.clone(), committed: Box::new(committed), aside };
+        let reader = Batcher::open(Arc::new(reading), says.clone());
+        let writer = Batcher::open(Arc::new(writing), says);
+        let (gap, unreadable) = (Mutex::default(), Mutex::default());
+        let kept = Kept { store, about, reader, writer, gap, unreadable };
+        Ledger { kept: Some(kept), health }
     }
 
     /// What tells it from others; `None` for no ledger.
@@ -204,7 +111,7 @@ impl Ledger {
 
     /// Whether several relays can work on it at once.
     pub fn is_shared(&self) -> bool {
-        self.store().is_some_and(Store::is_shared)
+        self.store().is_some_and(|store| store.is_shared())
     }
 
     /// A customer's key; without a ledger they are all one.
@@ -212,18 +119,63 @@ impl Ledger {
         self.about().map_or_else(CustomerKey::default, |about| about.key(entity_id))
     }
 
-    /// Reads a customer, waiting as long as the ledger takes.
-    pub async fn open(&self, key: CustomerKey) -> Opening {
+    /// How far it has come. What it does not know is [remembered](Self::gap).
+    pub async fn load_number(&self) -> Result<Numbered, LedgerError> {
         match &self.kept {
-            Some(kept) => kept.readers.ask(key).await,
-            None => Opening::Ours(Box::default()),
+            Some(kept) => kept.store.load_number().await.inspect(|found| kept.learn(found)),
+            None => Ok(Numbered::default()),
+        }
+    }
+
+    /// Raises its number by one.
+    pub async fn raise_number(&self, at: Timestamp) -> Result<Numbered, LedgerError> {
+        match &self.kept {
+            Some(kept) => kept.store.raise_number(0, at).await.inspect(|found| kept.learn(found)),
+            None => Ok(Numbered::default()),
+        }
+    }
+
+    /// What was applied then is not known to it. An operator may close the gap beside us: this is how
+    /// it was when the number was last read or raised, a minute ago at most.
+    pub fn gap(&self) -> Option<Gap> {
+        // Nothing in it can be half done.
+        *self.kept.as_ref()?.gap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads a customer, waiting as long as the ledger takes.
+    pub async fn load(&self, key: CustomerKey) -> Loaded {
+        let Some(kept) = &self.kept else { return Loaded::Ours(Box::default()) };
+        let loaded = kept.reader.ask(key).await;
+        kept.note_unreadable(key, &loaded);
+        loaded
+    }
+
+    /// How many customers' rows cannot be read, of those that were asked for.
+    pub fn unreadable_rows(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.unreadable().len())
+    }
+
+    /// Reads the unreadable ones again: once one is mended, its next event may come to another relay.
+    pub async fn look_at_unreadable_rows(&self) {
+        let Some(kept) = &self.kept else { return };
+        let keys: Vec<CustomerKey> = kept.unreadable().iter().copied().collect();
+        if keys.is_empty() {
+            return;
+        }
+        match kept.store.load_rows(keys.clone()).await {
+            Ok(rows) => {
+                for (key, _) in keys.iter().zip(rows).filter(|(_, row)| row.is_ok()) {
+                    kept.unreadable().remove(key);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "unreadable rows could not be read again"),
         }
     }
 
     /// Whether a replay has come to its end before. Without a ledger nobody knows.
     pub async fn has_ended(&self, replay_id: Uuid) -> Result<bool, LedgerError> {
         match &self.kept {
-            Some(kept) => kept.store.has_ended(replay_id).await,
+            Some(kept) => kept.store.has_replay_ended(replay_id).await,
             None => Ok(false),
         }
     }
@@ -231,8 +183,27 @@ impl Ledger {
     /// Records a change, waiting as long as the ledger takes.
     pub async fn commit(&self, change: Change) -> Committed {
         match &self.kept {
-            Some(kept) => kept.writers.ask(change).await,
+            Some(kept) => kept.writer.ask(change.plain()).await,
             None => Committed::Done,
+        }
+    }
+}
+
+impl Kept {
+    fn learn(&self, found: &Numbered) {
+        *self.gap.lock().unwrap_or_else(PoisonError::into_inner) = found.gap;
+    }
+
+    fn unreadable(&self) -> std::sync::MutexGuard<'_, BTreeSet<CustomerKey>> {
+        // Nothing in it can be half done.
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_unreadable(&self, key: CustomerKey, loaded: &Loaded) {
+        match loaded {
+            Loaded::Unreadable(_) => drop(self.unreadable().insert(key)),
+            Loaded::Ours(_) => drop(self.unreadable().remove(&key)),
+            Loaded::Held | Loaded::Refused => {}
         }
     }
 }

@@ -67,7 +67,7 @@ impl fmt::Display for Target {
     }
 }
 
-fn host(host: &tokio_postgres::config::Host) -> String {
+pub(super) fn host(host: &tokio_postgres::config::Host) -> String {
     match host {
         tokio_postgres::config::Host::Tcp(name) => name.clone(),
         tokio_postgres::config::Host::Unix(path) => path.display().to_string(),

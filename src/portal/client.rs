@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use opentelemetry::Context;
 use opentelemetry::propagation::Injector;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AGE, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response};
 use url::Url;
 
@@ -61,10 +61,8 @@ impl Portal {
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");
         headers.insert(CONTENT_TYPE, form);
         headers.insert(HeaderName::from_static("token"), credentials.token.clone());
-        // Hex: always a header value.
-        if let Ok(checksum) = HeaderValue::from_str(&request.checksum) {
-            headers.insert(HeaderName::from_static("checksum"), checksum);
-        }
+        let checksum = HeaderValue::from_str(&request.checksum).expect("hex is a header value");
+        headers.insert(HeaderName::from_static("checksum"), checksum);
         trace::inject(context, &mut Carrier(&mut headers));
         let mut call = reqwest::Request::new(reqwest::Method::POST, self.url.clone());
         *call.headers_mut() = headers;
@@ -73,17 +71,39 @@ impl Portal {
         let status = response.status().as_u16();
         let retry_after = response.headers().get(RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let date = date(&response);
         let body = read_body(response, self.max_answer_bytes).await?;
-        Ok(Answer { status, retry_after, body })
+        Ok(Answer { status, retry_after, date, body })
+    }
+
+    /// Asks for nothing but the portal's clock, without credentials: any answer has a date.
+    pub async fn read_clock(&self, limit: Duration) -> Result<Option<String>, reqwest::Error> {
+        let mut root = self.url.clone();
+        root.set_path("/");
+        let response = self.client.head(root).timeout(limit).send().await?;
+        Ok(date(&response))
     }
 }
 
-/// The body, cut at `max_bytes`: what is cut is not JSON any more, so never success.
+/// When an answer was made, by whoever made it: not one that a cache has kept.
+fn date(response: &Response) -> Option<String> {
+    let headers = response.headers();
+    let is_kept = headers.contains_key(AGE);
+    let date = headers.get(DATE).filter(|_| !is_kept)?;
+    date.to_str().ok().map(str::to_owned)
+}
+
+/// What stands at the end of a body that was cut, so that it is not JSON any more, and never success.
+const CUT: u8 = 0xff;
+
+/// The body, cut at `max_bytes`.
 async fn read_body(mut response: Response, max_bytes: usize) -> Result<Vec<u8>, NoAnswer> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&error))? {
-        body.extend_from_slice(&chunk[..chunk.len().min(max_bytes - body.len())]);
-        if body.len() == max_bytes {
+        let room = max_bytes - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() > room {
+            body.push(CUT);
             break;
         }
     }

@@ -71,7 +71,8 @@ pub(crate) fn envelope(status: impl Serialize, message: &str) -> Bytes {
         status: S,
         message: &'a str,
     }
-    serde_json::to_vec(&Envelope { status, message }).unwrap_or_default().into()
+    let envelope = serde_json::to_vec(&Envelope { status, message });
+    envelope.expect("a number or a text and a text are JSON").into()
 }
 
 /// The page's success.

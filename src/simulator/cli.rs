@@ -25,7 +25,7 @@ Example: every fifth call for a customer P-… is answered 503, thrice in all:
     \"fault\": {\"kind\": \"status\", \"code\": 503, \"retry_after\": 2}}'
 
 Kinds: latency {ms}, late {ms}, hang {ms?}, reset, truncated, echo, html, empty, redirect {location,
-code?}, body_status {status, message?}, raw {code, body, headers?}, status {code, body?,
+code?}, body_status {status, message?}, raw {code, body | body_base64, headers?}, status {code, body?,
 retry_after?, content_type?, envelope?}, rate {per_second, burst, retry_after?}: calls beyond it are
 answered 429, the others go on to later rules. With \"apply\": true the update is applied first.
 

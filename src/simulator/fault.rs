@@ -72,9 +72,9 @@ impl Canned {
         Self::new(code, body)?.with(CONTENT_TYPE, content_type)
     }
 
-    /// The answer with one more header.
+    /// The answer with one more header, whose text may hold more than ASCII.
     pub(crate) fn with(mut self, name: HeaderName, value: &str) -> Result<Self, String> {
-        let value = HeaderValue::from_str(value)
+        let value = HeaderValue::from_bytes(value.as_bytes())
             .map_err(|_| format!("`{value}` cannot be the value of header {name}"))?;
         self.headers.push((name, value));
         Ok(self)

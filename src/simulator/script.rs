@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{LOCATION, RETRY_AFTER};
@@ -21,40 +23,30 @@ const HTML: &str = "text/html; charset=UTF-8";
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 enum Script {
-    Latency {
-        ms: u64,
-    },
-    Late {
-        ms: u64,
-    },
+    Latency { ms: u64 },
+    Late { ms: u64 },
     Reset {},
-    Hang {
-        ms: Option<u64>,
-    },
+    Hang { ms: Option<u64> },
     Truncated {},
     Echo {},
     Html {},
     Empty {},
     Status(StatusScript),
-    Rate {
-        per_second: f64,
-        burst: u32,
-        retry_after: Option<Value>,
-    },
-    BodyStatus {
-        status: Value,
-        message: Option<String>,
-    },
-    Raw {
-        code: u16,
-        body: Value,
-        #[serde(default)]
-        headers: BTreeMap<String, String>,
-    },
-    Redirect {
-        location: String,
-        code: Option<u16>,
-    },
+    Rate { per_second: f64, burst: u32, retry_after: Option<Value> },
+    BodyStatus { status: Value, message: Option<String> },
+    Raw(RawScript),
+    Redirect { location: String, code: Option<u16> },
+}
+
+/// An answer byte for byte, as no JSON text could hold it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawScript {
+    code: u16,
+    body: Option<Value>,
+    body_base64: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -113,7 +105,7 @@ impl Script {
                 let message = message.as_deref().unwrap_or("fail");
                 Canned::typed(200, JSON, envelope(&status, message))?.into()
             }
-            Self::Raw { code, body, headers } => raw(code, &body, headers)?.into(),
+            Self::Raw(script) => script.answer()?.into(),
             Self::Redirect { location, code } => {
                 let answer = Canned::new(code.unwrap_or(307), Bytes::new())?;
                 answer.with(LOCATION, &location)?.into()
@@ -143,13 +135,26 @@ impl StatusScript {
     }
 }
 
-fn raw(code: u16, body: &Value, headers: BTreeMap<String, String>) -> Result<Canned, String> {
-    let mut answer = Canned::new(code, bytes(body))?;
-    for (name, value) in headers {
-        let name = name.parse().map_err(|_| format!("`{name}` is not a header name"))?;
-        answer = answer.with(name, &value)?;
+impl RawScript {
+    fn answer(self) -> Result<Canned, String> {
+        let mut answer = Canned::new(self.code, self.bytes()?)?;
+        for (name, value) in self.headers {
+            let name = name.parse().map_err(|_| format!("`{name}` is not a header name"))?;
+            answer = answer.with(name, &value)?;
+        }
+        Ok(answer)
     }
-    Ok(answer)
+
+    fn bytes(&self) -> Result<Bytes, String> {
+        match (&self.body, &self.body_base64) {
+            (Some(body), None) => Ok(bytes(body)),
+            (None, Some(text)) => {
+                let decoded = BASE64.decode(text).map(Bytes::from);
+                decoded.map_err(|error| format!("`body_base64` is not base64: {error}"))
+            }
+            _ => Err("`raw` takes either `body` or `body_base64`".to_owned()),
+        }
+    }
 }
 
 /// A string stands for itself, anything else for its JSON text.
@@ -208,6 +213,8 @@ mod tests {
         assert_eq!(answer.body, "{not json");
         let answer = canned(json!({ "kind": "raw", "code": 211, "body": { "status": 211 } }));
         assert_eq!((answer.status.as_u16(), &answer.body[..]), (211, &br#"{"status":211}"#[..]));
+        let answer = canned(json!({ "kind": "raw", "code": 200, "body_base64": "AP9c" }));
+        assert_eq!(answer.body, &[0, 0xff, b'\\'][..]);
     }
 
     #[test]
@@ -230,6 +237,9 @@ mod tests {
             (json!({ "kind": "rate", "per_second": 0, "burst": 1 }), "per_second"),
             (json!({ "kind": "rate", "per_second": 9, "burst": 0 }), "burst"),
             (json!({ "kind": "redirect", "location": "a\nb" }), "location"),
+            (json!({ "kind": "raw", "code": 200 }), "body"),
+            (json!({ "kind": "raw", "code": 200, "body": "", "body_base64": "" }), "either"),
+            (json!({ "kind": "raw", "code": 200, "body_base64": "*" }), "base64"),
             (json!({ "kind": "reset", "apply": 1 }), "apply"),
         ] {
             let error = Fault::parse(script.clone()).expect_err("a mistake");

@@ -1,7 +1,7 @@
 //! Every instrument: its name, kind, unit, labels and meaning. The README's table and the alert
 //! rules are held against this one. Labels come from small fixed sets; none holds an id.
 
-use opentelemetry::metrics::{Counter, Histogram, Meter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
 /// What an instrument does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +94,18 @@ instruments! {
         () "changes in one commit";
     LEDGER_HEALTHY = Gauge "customer_relay.ledger.healthy" [""]
         () "0: the ledger cannot be read or written";
+    LEDGER_UNREADABLE_ROWS = Gauge "customer_relay.ledger.unreadable_rows" ["{customer}"]
+        () "customers whose rows in the ledger cannot be read; their events wait";
+    LEDGER_IN_DOUBT = Counter "customer_relay.ledger.in_doubt" ["{event}"]
+        ("end") "events that may be older than what a restored ledger does not know: `sent`, `held` (a dead letter, `in-doubt`), `refused` (another dead letter)";
     FUSE_BLOWN = Gauge "customer_relay.fuse.blown" [""]
         () "1: one of our rules refuses most customers";
+    CLOCK_OFFSET = Gauge "customer_relay.clock.offset" ["s"]
+        ("source") "our clock minus another one, negative while ours is behind: the `portal`'s, the `database`'s, the `broker`'s, or what `events` say of one that is behind; none while that is not known";
+    ADMIN_CONNECTIONS = Gauge "customer_relay.admin.connections" ["{connection}"]
+        () "connections open at the admin port";
+    ADMIN_REFUSED = Counter "customer_relay.admin.connections.refused" ["{connection}"]
+        ("reason") "connections that the admin port closed: `full`, `displaced` (by a newer one), `slow-head`, `slow-body`, `slow-reader`, `too-large`";
 }
 
 /// From a millisecond to a minute.
@@ -117,6 +127,11 @@ impl Instrument {
     pub(super) fn counter(&self, meter: &Meter) -> Counter<u64> {
         let counter = meter.u64_counter(self.name).with_unit(self.unit);
         counter.with_description(self.meaning).build()
+    }
+
+    /// A gauge that is told of each change.
+    pub(super) fn gauge(&self, meter: &Meter) -> Gauge<u64> {
+        meter.u64_gauge(self.name).with_unit(self.unit).with_description(self.meaning).build()
     }
 
     pub(super) fn histogram(&self, meter: &Meter) -> Histogram<f64> {

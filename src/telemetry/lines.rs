@@ -1,6 +1,7 @@
 //! Log lines on their way to standard error: gathered, and written many at once. A system call a
 //! line, or a thread to wake for each, would cost a busy relay a tenth of its time.
 
+use std::borrow::Cow;
 use std::io::{self, BufWriter, Stderr, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -11,20 +12,25 @@ const ROOM: usize = 64 * 1024;
 /// A lone line waits so long for others.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// How lines of one format are made fit for a terminal.
+pub(super) type Escape = fn(&str) -> Cow<'_, str>;
+
 /// Where lines are gathered. None is dropped: where there is no room, callers wait for the reader.
 #[derive(Debug)]
 pub(super) struct Lines {
     out: Mutex<BufWriter<Stderr>>,
+    /// Makes a line fit for a terminal, whatever texts it holds.
+    escape: Escape,
     /// Told of the first line of each write.
     news: SyncSender<()>,
 }
 
 impl Lines {
     /// Begins; a thread of its own writes.
-    pub(super) fn start() -> io::Result<Arc<Lines>> {
+    pub(super) fn start(escape: Escape) -> io::Result<Arc<Lines>> {
         let (news, told) = sync_channel(1);
         let out = Mutex::new(BufWriter::with_capacity(ROOM, io::stderr()));
-        let lines = Arc::new(Lines { out, news });
+        let lines = Arc::new(Lines { out, escape, news });
         let gathered = Arc::clone(&lines);
         std::thread::Builder::new().name("log".into()).spawn(move || gathered.serve(&told))?;
         Ok(lines)
@@ -49,9 +55,12 @@ impl Write for &Lines {
         let mut out = self.out();
         if out.buffer().is_empty() {
             // An error means that it was told already.
-            self.news.try_send(()).unwrap_or_default();
+            self.news.try_send(()).unwrap_or(());
         }
-        out.write(lines)
+        // What is no text is none of ours, and is shown as far as it is one.
+        let text = String::from_utf8_lossy(lines);
+        out.write_all((self.escape)(&text).as_bytes())?;
+        Ok(lines.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -10,6 +10,7 @@ use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
 
 use super::Exporters;
 use super::lines::{Lines, Written};
+use crate::domain::text::{escape_coloured_page, escape_json, escape_page};
 
 /// The look of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +39,20 @@ pub fn start(
     format: Format,
     exporters: Option<&Exporters>,
 ) -> io::Result<Written> {
-    let gathered = Lines::start()?;
-    let lines = fmt::layer().with_writer(Arc::clone(&gathered));
+    let is_terminal = io::stderr().is_terminal();
     let human = match format {
-        Format::Auto => io::stderr().is_terminal(),
+        Format::Auto => is_terminal,
         Format::Human => true,
         Format::Json => false,
     };
+    let gathered = Lines::start(match (human, is_terminal) {
+        (true, true) => escape_coloured_page,
+        (true, false) => escape_page,
+        (false, _) => escape_json,
+    })?;
+    let lines = fmt::layer().with_writer(Arc::clone(&gathered));
     let lines = if human {
-        lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed()
+        lines.with_ansi(is_terminal).with_target(false).boxed()
     } else {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::instruments::{self as all, Instrument};
+use super::refusal::Refusal;
 use crate::clock;
 use crate::domain::breaker::Kind;
+use crate::domain::clock_offset::Source;
 use crate::domain::dead_letter::Reason;
-use crate::domain::response::{Judgement, Outcome};
+use crate::domain::outcome::Outcome;
+use crate::domain::response::Judgement;
 use crate::domain::verdict::Verdict;
 use crate::health::{Health, Reading, age};
 
@@ -32,6 +35,9 @@ pub struct Metrics {
     lost: Counter<u64>,
     commit_duration: Histogram<f64>,
     commit_changes: Histogram<f64>,
+    in_doubt: Counter<u64>,
+    admin_connections: Gauge<u64>,
+    admin_refused: Counter<u64>,
 }
 
 impl Metrics {
@@ -53,6 +59,9 @@ impl Metrics {
             lost: all::DELIVERIES_LOST.counter(meter),
             commit_duration: all::COMMIT_DURATION.histogram(meter),
             commit_changes: all::COMMIT_CHANGES.histogram(meter),
+            in_doubt: all::LEDGER_IN_DOUBT.counter(meter),
+            admin_connections: all::ADMIN_CONNECTIONS.gauge(meter),
+            admin_refused: all::ADMIN_REFUSED.counter(meter),
         };
         metrics.begin();
         metrics
@@ -75,6 +84,13 @@ impl Metrics {
         }
         for kind in ["doubled", "forgotten"] {
             self.lost.add(0, &[KeyValue::new("kind", kind)]);
+        }
+        for end in ["sent", "held", "refused"] {
+            self.in_doubt.add(0, &[KeyValue::new("end", end)]);
+        }
+        self.admin_connections(0);
+        for refusal in Refusal::ALL {
+            self.admin_refused.add(0, &[KeyValue::new("reason", refusal.name())]);
         }
     }
 
@@ -156,6 +172,27 @@ impl Metrics {
         #[expect(clippy::cast_precision_loss, reason = "a few hundred at most")]
         self.commit_changes.record(changes as f64, &[]);
     }
+
+    /// An event in doubt has come to this end, if it is one.
+    pub fn in_doubt(&self, verdict: &Verdict) {
+        let end = match (verdict, verdict.reason()) {
+            (Verdict::Applied, _) => "sent",
+            (_, Some(Reason::InDoubt)) => "held",
+            (_, Some(_)) => "refused",
+            (_, None) => return,
+        };
+        self.in_doubt.add(1, &[KeyValue::new("end", end)]);
+    }
+
+    /// So many connections are open at the admin port.
+    pub fn admin_connections(&self, open: usize) {
+        self.admin_connections.record(open as u64, &[]);
+    }
+
+    /// The admin port has closed a connection that its client did not want to end.
+    pub fn admin_refused(&self, refusal: Refusal) {
+        self.admin_refused.add(1, &[KeyValue::new("reason", refusal.name())]);
+    }
 }
 
 const STATUS: &str = "http.response.status_code";
@@ -173,7 +210,7 @@ type Points = Vec<(f64, Option<KeyValue>)>;
 type Read = fn(&Reading) -> Points;
 
 fn observe(meter: &Meter, health: &Arc<Health>) {
-    let gauges: [(Instrument, Read); 12] = [
+    let gauges: [(Instrument, Read); 14] = [
         (all::DELIVERIES_IN_HAND, |now| number(now.in_hand)),
         (all::CALLS_IN_FLIGHT, |now| number(now.calls as u64)),
         (all::BREAKER_STATE, |now| {
@@ -198,14 +235,20 @@ fn observe(meter: &Meter, health: &Arc<Health>) {
             queues.map(|(queue, depth)| (float(depth), Some(KeyValue::new("queue", queue)))).into()
         }),
         (all::OUT_OF_STEP, |now| {
-            now.out_of_step.map(|seen| number(seen.customers)).unwrap_or_default()
+            now.out_of_step.map_or_else(Points::new, |seen| number(seen.customers))
         }),
         (all::OUT_OF_STEP_AGE, |now| {
             let age = now.out_of_step.map(|seen| age(seen, clock::now()).as_secs_f64());
             age.map(|age| (age, None)).into_iter().collect()
         }),
         (all::LEDGER_HEALTHY, |now| number(now.is_ledger_healthy.into())),
+        (all::LEDGER_UNREADABLE_ROWS, |now| number(now.unreadable_rows as u64)),
         (all::FUSE_BLOWN, |now| number(now.is_fuse_blown.into())),
+        (all::CLOCK_OFFSET, |now| {
+            let known = Source::ALL.into_iter().zip(now.clock_offsets);
+            let label = |source: Source| Some(KeyValue::new("source", source.name()));
+            known.filter_map(|(source, offset)| Some((offset?, label(source)))).collect()
+        }),
     ];
     for (gauge, read) in gauges {
         let health = Arc::clone(health);

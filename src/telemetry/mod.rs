@@ -7,8 +7,10 @@ mod lines;
 pub mod log;
 mod metrics;
 pub mod panic;
+mod refusal;
 pub mod trace;
 
 pub use exporters::{Exporters, InvalidVariable, Signals, Telemetry};
 pub use lines::Written;
 pub use metrics::{Exposition, Metrics};
+pub use refusal::Refusal;

@@ -9,7 +9,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
 use url::Url;
 
-use crate::domain::response::{Judgement, Outcome};
+use crate::domain::outcome::Outcome;
+use crate::domain::response::Judgement;
 use crate::domain::verdict::Verdict;
 
 /// The context that a carrier brings; an empty one if it brings none or a malformed one.
@@ -123,7 +124,10 @@ impl Tracing {
         let mut attributes = vec![
             KeyValue::new("http.request.method", "POST"),
             KeyValue::new("url.full", url.to_string()),
-            KeyValue::new("server.address", url.host_str().unwrap_or_default().to_owned()),
+            KeyValue::new(
+                "server.address",
+                url.host_str().expect("an http URL has a host").to_owned(),
+            ),
         ];
         let port = url.port_or_known_default();
         attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));

@@ -68,6 +68,7 @@ impl Worker {
         if let Err(error) = given.await {
             tracing::error!(%error, "the fuse could not pause the relay");
         }
+        self.fuse_orders.fetch_add(1, Ordering::SeqCst);
         self.fuse_is_pausing.store(false, Ordering::SeqCst);
     }
 }

@@ -1,11 +1,10 @@
-//! The gate at work: tasks wait here for their turn to call. The rules are [`domain::gate`]'s; this
-//! only wakes, times and tells.
+//! The gate at work: tasks wait here for their turn to call, or for news of a fault. The rules are
+//! [`domain::gate`]'s; this only wakes, times and tells.
 //!
 //! [`domain::gate`]: crate::domain::gate
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,19 +14,17 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::clock;
 use crate::config::Config;
-use crate::domain::gate::{Gate as Rules, Intake, News, Pass, Standing, Ticket};
+use crate::domain::faults::{Call, FaultId, Finding};
+use crate::domain::gate::{Control, Gate as Rules, Intake, News, Pass, Ticket};
 use crate::domain::response::Judgement;
-use crate::domain::witness::Call;
 
 /// The gate, shared by all tasks.
 pub(super) struct Gate {
     inner: Mutex<Inner>,
     intake: watch::Sender<Intake>,
-    /// Something changed that a timer depends on.
-    changed: Notify,
-    /// Something changed that those who wait for a witness should know.
+    agenda: watch::Sender<Agenda>,
+    /// More may be known of open faults.
     learned: Notify,
-    learners: AtomicUsize,
     limiter: Option<DefaultDirectRateLimiter>,
     hold: Duration,
 }
@@ -35,58 +32,59 @@ pub(super) struct Gate {
 struct Inner {
     rules: Rules,
     admitted: HashMap<Ticket, oneshot::Sender<Pass>>,
-    /// When the rate allows the next call.
-    next_call: Option<Instant>,
+    /// Turns that wait for news of a fault.
+    learners: usize,
+}
+
+/// What the passing of time will change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Agenda {
+    /// When to look again; never in the past.
+    next: Option<Instant>,
+    /// A control call is due.
+    wants_control: bool,
 }
 
 impl Gate {
     pub(super) fn new(config: &Config) -> Gate {
-        let rules = Rules::new(config.outage.gate);
+        let probe_customer = config.portal.probe_customer.clone().map(Arc::new);
+        let rules = Rules::new(config.outage.gate, probe_customer);
         let (intake, _) = watch::channel(rules.intake());
         // One after the other, evenly: a burst is what a portal with a limit refuses.
         let quota = |rate| Quota::per_second(rate).allow_burst(std::num::NonZeroU32::MIN);
         Gate {
-            inner: Mutex::new(Inner { rules, admitted: HashMap::new(), next_call: None }),
+            inner: Mutex::new(Inner { rules, admitted: HashMap::new(), learners: 0 }),
             intake,
-            changed: Notify::new(),
+            agenda: watch::Sender::default(),
             learned: Notify::new(),
-            learners: AtomicUsize::new(0),
             limiter: config.portal.max_rate.map(|rate| RateLimiter::direct(quota(rate))),
             hold: config.outage.hold,
         }
     }
 
     /// Lets a call pass that finds free way: the usual case, and cheap.
-    pub(super) fn pass_at_once(&self) -> Option<Permit<'_>> {
+    pub(super) fn pass_at_once(&self) -> Option<Pass> {
         if self.limiter.is_some() {
             return None;
         }
-        let pass = self.lock().rules.admit_at_once(clock::instant())?;
-        Some(Permit { gate: self, pass: Some(pass) })
+        self.lock().rules.admit_at_once(clock::instant())
     }
 
     /// Waits for the turn of a customer's event. May be dropped at any time.
-    pub(super) async fn pass(&self, customer: &Arc<str>) -> Permit<'_> {
+    pub(super) async fn pass(&self, customer: &Arc<str>) -> Pass {
         let mut waiting = {
             let mut inner = self.lock();
             let (admitted, turn) = oneshot::channel();
             let ticket = inner.rules.ask(customer);
             inner.admitted.insert(ticket, admitted);
-            self.admit(&mut inner, clock::instant());
+            self.go_on(&mut inner, clock::instant());
             Waiting { gate: self, ticket, turn }
         };
-        self.changed.notify_one();
         match (&mut waiting.turn).await {
-            Ok(pass) => Permit { gate: self, pass: Some(pass) },
+            Ok(pass) => pass,
             // Its sender is only dropped with the gate.
             Err(_) => std::future::pending().await,
         }
-    }
-
-    /// Lets a control call pass, if there is anything to find out.
-    pub(super) fn pass_control(&self) -> Option<Permit<'_>> {
-        let pass = self.lock().rules.admit_control(clock::instant())?;
-        Some(Permit { gate: self, pass: Some(pass) })
     }
 
     /// Waits until the rate allows one more call that passes no gate: one that is repeated at once.
@@ -104,14 +102,9 @@ impl Gate {
 
     /// Changes what is known, and lets pass who may pass now.
     pub(super) fn learn<T>(&self, change: impl FnOnce(&mut Rules) -> T) -> T {
-        let changed = {
-            let mut inner = self.lock();
-            let changed = change(&mut inner.rules);
-            self.admit(&mut inner, clock::instant());
-            changed
-        };
-        self.changed.notify_one();
-        self.tell();
+        let mut inner = self.lock();
+        let changed = change(&mut inner.rules);
+        self.go_on(&mut inner, clock::instant());
         changed
     }
 
@@ -135,54 +128,66 @@ impl Gate {
         })
     }
 
-    /// Waits until `known` has an answer, but no longer than `limit`.
-    pub(super) async fn learn_of<T>(
-        &self,
-        limit: Duration,
-        known: impl Fn(&Rules) -> Option<T>,
-    ) -> Option<T> {
-        self.learners.fetch_add(1, Ordering::SeqCst);
-        let learned = async {
-            loop {
-                let mut news = std::pin::pin!(self.learned.notified());
-                news.as_mut().enable();
-                if let Some(known) = self.look(&known) {
-                    return known;
-                }
-                news.await;
-            }
-        };
-        let learned = tokio::time::timeout(limit, learned).await;
-        self.learners.fetch_sub(1, Ordering::SeqCst);
-        learned.ok()
-    }
-
-    /// Lets pass in time who waits for time to pass, until a probe is due that should be a control
-    /// call.
-    pub(super) async fn keep_time(&self) {
+    /// Waits until more is known of a fault.
+    pub(super) async fn news_of(&self, fault: FaultId) {
+        let _learning = Learning::of(self);
         loop {
-            let now = clock::instant();
-            let (next, wants_control) = {
-                let inner = self.lock();
-                let next = [inner.rules.next_change(now), inner.next_call].into_iter().flatten();
-                (next.min(), inner.rules.wants_control(now))
-            };
-            if wants_control {
+            let mut news = std::pin::pin!(self.learned.notified());
+            news.as_mut().enable();
+            let (finding, gives_up_at) = self
+                .look(|rules| (rules.finding(fault, clock::instant()), rules.gives_up_at(fault)));
+            if finding != Finding::Open {
                 return;
             }
             tokio::select! {
-                () = self.changed.notified() => {}
-                () = sleep_until(next) => self.admit(&mut self.lock(), clock::instant()),
+                () = news => {}
+                () = sleep_until(gives_up_at) => return,
             }
         }
     }
 
-    /// Lets pass who may pass now.
-    fn admit(&self, inner: &mut Inner, now: Instant) {
-        inner.next_call = None;
+    /// Lets pass in time who waits for time to pass. Never ends.
+    pub(super) async fn keep_time(&self) {
+        let mut agenda = self.agenda.subscribe();
+        loop {
+            let next = agenda.borrow_and_update().next;
+            tokio::select! {
+                // The sender lives in `self`.
+                changed = agenda.changed() => drop(changed),
+                () = sleep_until(next) => self.learn(|_| ()),
+            }
+        }
+    }
+
+    /// Waits until a control call is due.
+    pub(super) async fn wants_control(&self) {
+        let mut agenda = self.agenda.subscribe();
+        drop(agenda.wait_for(|agenda| agenda.wants_control).await);
+    }
+
+    /// Begins the control call that is due, of a customer whose lane is free.
+    pub(super) fn control(&self, is_free: impl Fn(&Arc<str>) -> bool) -> Control {
+        let now = clock::instant();
+        let (control, news) =
+            self.learn(|rules| rules.control((now, clock::now()), clock::dice(), is_free));
+        news.inspect(|news| log(*news, now));
+        control
+    }
+
+    /// A control call has ended.
+    pub(super) fn end_control(&self, call: &Call, pass: Pass, judgement: &Judgement) {
+        let now = clock::instant();
+        let (_, news) = self
+            .learn(|rules| rules.end(call, pass, judgement, (now, clock::now()), clock::dice()));
+        news.inspect(|news| log(*news, now));
+    }
+
+    /// Lets pass who may pass now, and tells what has changed.
+    fn go_on(&self, inner: &mut Inner, now: Instant) {
+        let mut next_call = None;
         while inner.rules.has_waiting() && inner.rules.is_ready(now) {
             if let Some(Err(early)) = self.limiter.as_ref().map(RateLimiter::check) {
-                inner.next_call = Some(now + early.wait_time_from(DefaultClock::default().now()));
+                next_call = Some(now + early.wait_time_from(DefaultClock::default().now()));
                 break;
             }
             let Some((ticket, pass)) = inner.rules.admit(now) else { break };
@@ -191,14 +196,12 @@ impl Gate {
                 inner.rules.give_back(pass, now);
             }
         }
-        self.intake.send_if_modified(|intake| {
-            let before = std::mem::replace(intake, inner.rules.intake());
-            before != *intake
-        });
-    }
-
-    fn tell(&self) {
-        if self.learners.load(Ordering::SeqCst) > 0 {
+        let next = [inner.rules.next_change(now), next_call].into_iter().flatten();
+        let next = next.filter(|at| *at > now).min();
+        let agenda = Agenda { next, wants_control: inner.rules.wants_control(now) };
+        set_if_new(&self.agenda, agenda);
+        set_if_new(&self.intake, inner.rules.intake());
+        if inner.learners > 0 {
             self.learned.notify_waiters();
         }
     }
@@ -209,10 +212,34 @@ impl Gate {
     }
 }
 
+fn set_if_new<T: PartialEq + Copy>(sender: &watch::Sender<T>, value: T) {
+    if *sender.borrow() != value {
+        sender.send_replace(value);
+    }
+}
+
 async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// One that waits for news. Dropped, it does not any more.
+struct Learning<'a> {
+    gate: &'a Gate,
+}
+
+impl Learning<'_> {
+    fn of(gate: &Gate) -> Learning<'_> {
+        gate.lock().learners += 1;
+        Learning { gate }
+    }
+}
+
+impl Drop for Learning<'_> {
+    fn drop(&mut self) {
+        self.gate.lock().learners -= 1;
     }
 }
 
@@ -226,61 +253,19 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut inner = self.gate.lock();
+        let now = clock::instant();
         if inner.admitted.remove(&self.ticket).is_some() {
             inner.rules.withdraw(self.ticket);
         } else if let Ok(pass) = self.turn.try_recv() {
-            inner.rules.give_back(pass, clock::instant());
-        }
-        self.gate.admit(&mut inner, clock::instant());
-    }
-}
-
-/// The right to make one call. Dropped unused, it is given back.
-pub(super) struct Permit<'a> {
-    gate: &'a Gate,
-    pass: Option<Pass>,
-}
-
-impl Permit<'_> {
-    /// Whether the call is to find out whether an outage is over.
-    pub(super) fn is_probe(&self) -> bool {
-        self.pass == Some(Pass::Probe)
-    }
-
-    /// Ends the call: whose matter it is.
-    pub(super) fn end(mut self, call: &Call, judgement: &Judgement) -> Standing {
-        let Some(pass) = self.pass.take() else { return Standing::Hold };
-        let (gate, now, wall) = (self.gate, clock::instant(), clock::now());
-        let (standing, news) = {
-            let mut inner = gate.lock();
-            let dice = clock::dice();
-            let ended = inner.rules.end(call, pass, judgement, (now, wall), dice);
-            gate.admit(&mut inner, now);
-            ended
-        };
-        if let Some(news) = news {
-            gate.changed.notify_one();
-            log(news, now);
-        }
-        gate.tell();
-        standing
-    }
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        if let Some(pass) = self.pass.take() {
-            let (mut inner, now) = (self.gate.lock(), clock::instant());
             inner.rules.give_back(pass, now);
-            self.gate.admit(&mut inner, now);
         }
+        self.gate.go_on(&mut inner, now);
     }
 }
 
 /// What there is to tell about the portal, once.
 pub(super) fn log(news: News, now: Instant) {
     match news {
-        // Many bad events in a row look like one, for a moment.
         News::Opened(kind) => tracing::warn!(
             kind = kind.name(),
             "outage: calls are paused, nothing is counted or dead-lettered, probes follow"
@@ -301,6 +286,9 @@ pub(super) fn log(news: News, now: Instant) {
             wait_ms = millis(wait),
             "throttled by the portal: no calls for a while, then fewer at once"
         ),
+        News::ThrottledAlone => {
+            tracing::info!("the portal throttles some customers alone: calls go on");
+        }
     }
 }
 

@@ -1,300 +1,237 @@
-//! One event's turn: fence, pass the gate, sign, call, judge, decide, find a witness, settle.
+//! One customer's turn: carries out what [`Turn`] says, one thing after the other.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use opentelemetry::Context;
 
 use super::Worker;
 use super::admit::Admitted;
-use super::gate::Permit;
-use super::group::Group;
-use super::witness::verdict_stands;
+use super::gate;
 use crate::clock;
 use crate::domain::dead_letter::{Reason, describe};
+use crate::domain::doubt::Lost;
+use crate::domain::faults::Call;
 use crate::domain::field::Field;
-use crate::domain::gate::Standing;
+use crate::domain::outcome::Outcome;
 use crate::domain::request::sign;
-use crate::domain::response::{Judgement, Outcome, Scope, judge};
+use crate::domain::response::{Judgement, judge};
 use crate::domain::retry::Tier;
+use crate::domain::row::Row;
+use crate::domain::turn::{Action, Ending, Input, Moment, Read, Turn};
 use crate::domain::update::Update;
-use crate::domain::verdict::{Verdict, decide};
-use crate::domain::witness::Call;
-use crate::ledger::{Committed, CustomerKey, Opened, Opening};
+use crate::domain::verdict::Verdict;
+use crate::ledger::{Change, CustomerKey, Lease, Loaded};
 use crate::pauses::Pauses;
 use crate::telemetry::trace;
 
-/// What the calls of one attempt came to.
-pub(super) struct Attempt {
-    /// The last of them, as others see it.
-    pub(super) call: Call,
-    pub(super) judgement: Judgement,
-    /// Whether any of its calls but the last may have been applied without our knowing.
-    ambiguous: bool,
-    /// Whether one of its calls may still be under way at the portal.
-    pub(super) may_be_under_way: bool,
+/// One customer's turn, and what the machine knows nothing of.
+pub(super) struct Visit {
+    pub(super) turn: Turn<Box<Admitted>>,
+    pub(super) key: CustomerKey,
+    pub(super) lease: Option<Lease>,
+    /// Of the attempt under way, or the last one if that is not told yet.
+    attempt: Option<Attempt>,
+    /// Of its immediate retries.
+    pauses: Option<Pauses>,
+}
+
+/// The calls of one attempt, for its log line.
+struct Attempt {
+    update: Arc<Update>,
+    judgement: Judgement,
     calls: u32,
     took: Duration,
 }
 
-/// What came of waiting for a turn.
-enum Turn<'a> {
-    Call(Permit<'a>),
-    /// The worker stops, or the outage lasts.
-    HandBack,
-    /// The session is lost: the message will come again.
-    Forgotten,
-}
-
-/// What came of asking the ledger for a customer.
-enum Entry {
-    Ours(Opened),
-    /// Another relay has it.
-    Held,
-    /// The delivery was forgotten, or the worker ends.
-    Useless,
-}
-
+type Fact = Input<Box<Admitted>>;
+/// How long deliveries are kept while no calls are made; it goes on over several waits.
 type Hold<'a> = Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>;
-
-/// Pauses between two looks at a customer that another relay has just now.
-const HELD_PAUSES: [Duration; 3] =
-    [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300)];
 
 impl Worker {
     /// Handles one event to its end, and those with it that are ready to go along.
     pub(super) async fn handle(self: &Arc<Self>, admitted: Box<Admitted>) {
         let customer = Arc::clone(&admitted.customer);
         let key = self.ledger.key(&customer);
-        let opened = match self.open(&admitted, key).await {
-            Entry::Ours(opened) => opened,
-            Entry::Held => return Box::pin(self.hand_back_lane(admitted)).await,
-            Entry::Useless => return self.tally.forgotten(),
+        let (turn, mut action) = Turn::begin(admitted);
+        let (lease, attempt, pauses) = (None, None, None);
+        let mut hold = None;
+        let mut visit = Visit { turn, key, lease, attempt, pauses };
+        let ending = loop {
+            let fact = match action {
+                Action::Read => self.read(&mut visit).await,
+                Action::Sleep(pause) => {
+                    tokio::time::sleep(pause).await;
+                    Input::Done
+                }
+                Action::Pass => self.pass(&visit, &mut hold).await,
+                Action::Secure { joins } => self.secure(&mut visit, joins).await,
+                Action::Announce => self.announce(&visit).await,
+                Action::Call(update) => self.call(&mut visit, update).await,
+                Action::Pause => self.pause(&mut visit).await,
+                Action::Wait(fault) => {
+                    self.unless_interrupted(&visit, self.gate.news_of(fault)).await
+                }
+                Action::SleepUntil(time) => {
+                    let sleep = tokio::time::sleep_until(time.into());
+                    self.unless_interrupted(&visit, sleep).await
+                }
+                Action::PutBack(others) => {
+                    self.with_lanes(|lanes| lanes.put_back(&customer, others));
+                    Input::Done
+                }
+                Action::End(ending) => break ending,
+            };
+            action = self.step(&mut visit, fact);
         };
-        if admitted.history.replay_id.is_some() {
-            match self.ended_before(&admitted.delivery).await {
-                Ok(true) => return Box::pin(self.end_repeated(admitted, &opened, key)).await,
+        self.end_turn(visit, ending, &customer).await;
+    }
+
+    /// One step of the machine. An attempt whose end it tells is logged.
+    fn step(&self, visit: &mut Visit, fact: Fact) -> Action<Box<Admitted>> {
+        let (now, wall, dice, lost) = (clock::instant(), clock::now(), clock::dice(), self.lost());
+        let moment = Moment { now, wall, dice, lost };
+        let policy = self.config.turn_policy();
+        let (action, news) =
+            self.gate.learn(|rules| visit.turn.step(rules, fact, &moment, &policy));
+        news.inspect(|news| gate::log(*news, now));
+        match &action {
+            Action::End(Ending::Verdicts(verdicts)) => visit.log_attempt(self, verdicts, &[]),
+            Action::Pass | Action::SleepUntil(_) => visit.log_attempt(self, &[], &[]),
+            Action::PutBack(others) => visit.log_attempt(self, &[], others),
+            Action::End(_)
+            | Action::Read
+            | Action::Sleep(_)
+            | Action::Secure { .. }
+            | Action::Announce
+            | Action::Call(_)
+            | Action::Pause
+            | Action::Wait(_) => {}
+        }
+        action
+    }
+
+    /// What the ledger does not know, if anything.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        self.ledger.gap().map(|gap| gap.lost(self.config.rules.future_tolerance))
+    }
+
+    /// Reads the customer, and whether the first event's replay has ended.
+    async fn read(&self, visit: &mut Visit) -> Fact {
+        let delivery = &visit.turn.first().delivery;
+        let loaded = tokio::select! {
+            biased;
+            loaded = self.ledger.load(visit.key) => loaded,
+            () = delivery.forgotten() => return Input::Forgotten,
+            () = self.cut.cancelled() => return Input::Cut,
+        };
+        let read = as_read(loaded, &mut visit.lease);
+        if matches!(read, Read::Ours { .. }) && visit.turn.first().history.replay_id.is_some() {
+            match self.ended_before(&visit.turn.first().delivery).await {
                 Ok(false) => {}
-                Err(_) => return Box::pin(self.hand_back_lane(admitted)).await,
+                Ok(true) => return Input::Read(Read::Repeated),
+                Err(_) => return Input::Read(Read::Undecided),
             }
         }
-        let rules = (self.config.order_by, self.config.portal.settle_after);
-        let mut group = Group::new(admitted, key, opened, rules, clock::now());
-        match self.verdicts(&mut group).await {
-            Some(verdicts) => self.end_turn(group, &customer, verdicts).await,
-            None => Box::pin(self.give_up(group, &customer)).await,
-        }
+        Input::Read(read)
     }
 
-    /// Reads a customer.
-    async fn open(&self, admitted: &Admitted, key: CustomerKey) -> Entry {
-        let mut pauses = HELD_PAUSES.iter();
-        loop {
-            let opening = tokio::select! {
-                biased;
-                opening = self.ledger.open(key) => opening,
-                () = admitted.delivery.forgotten() => return Entry::Useless,
-                () = self.cut.cancelled() => return Entry::Useless,
-            };
-            match (opening, pauses.next()) {
-                (Opening::Ours(opened), _) => return Entry::Ours(*opened),
-                (Opening::Held, Some(pause)) => tokio::time::sleep(*pause).await,
-                (Opening::Held, None) => return Entry::Held,
-            }
-        }
-    }
-
-    /// One verdict a member. `None` if the first delivery was forgotten before its end: it will
-    /// come again.
-    async fn verdicts(self: &Arc<Self>, group: &mut Group) -> Option<Vec<Verdict>> {
-        let (mut hold, mut is_again) = (None, false);
-        loop {
-            let Some(planned) = group.plan() else {
-                return Some(group.each(|_| Verdict::Superseded));
-            };
-            let permit = match self.turn(group.head(), &mut hold).await {
-                Turn::Call(permit) => permit,
-                Turn::HandBack => return Some(self.all_back(group)),
-                Turn::Forgotten => return None,
-            };
-            let Some(update) = self.ready(group, planned).await else {
-                if group.plan().is_none() {
-                    continue;
-                }
-                return Some(self.all_back(group));
-            };
-            let is_probe = permit.is_probe();
-            let attempt = tokio::select! {
-                attempt = self.attempt(group.head(), &update, is_probe) => attempt,
-                () = self.cut.cancelled() => {
-                    group.mark_under_way(clock::now());
-                    group.change_histories(|history| history.ambiguous = true);
-                    return Some(self.all_back(group));
-                }
-            };
-            if attempt.may_be_under_way {
-                group.mark_under_way(clock::now());
-            }
-            group.change_histories(|history| history.ambiguous |= attempt.ambiguous);
-            let judgement = &attempt.judgement;
-            if judgement.outcome != Outcome::Applied {
-                self.controls.forget(&group.head().customer);
-            }
-            let standing = permit.end(&attempt.call, judgement);
-            let ruled = match standing {
-                Standing::Hold | Standing::HoldUntil(_) => None,
-                Standing::Settle(scope) => {
-                    self.ruled(group, &update, &attempt, scope, &mut is_again).await
-                }
-            };
-            log(group, &update, &attempt, ruled.as_deref());
-            if let Some(verdicts) = ruled {
-                if judgement.outcome == Outcome::Applied {
-                    self.controls.remember(group, update);
-                }
-                return Some(verdicts);
-            }
-            if group.members.len() > 1 && matches!(standing, Standing::Settle(_)) {
-                let others = group.split();
-                let customer = &group.head().customer;
-                self.with_lanes(|lanes| lanes.put_back(customer, others));
-                continue;
-            }
-            let is_ambiguous = judgement.outcome.is_ambiguous();
-            group.change_histories(|history| history.ambiguous |= is_ambiguous);
-            if let Standing::HoldUntil(time) = standing {
-                self.sleep_until(time, group.head()).await;
-            }
-            if is_probe && !self.gate.look(crate::domain::gate::Gate::has_waiting) {
-                // It makes room for another customer's event: the next probe.
-                return Some(self.all_back(group));
-            }
-        }
-    }
-
-    /// All that there is to do between the permit and the call: the customer must still be ours,
-    /// those that are ready go along, and what only the ledger will remember is recorded. `None` if
-    /// no call can be made, or there is nothing to send any more.
-    async fn ready(&self, group: &mut Group, planned: Arc<Update>) -> Option<Arc<Update>> {
-        let mut is_as_planned = true;
-        let span = self.config.longest_attempt();
-        if group.lease().is_some_and(|lease| !lease.lasts(clock::instant(), span)) {
-            let Entry::Ours(opened) = self.open(group.head(), group.key).await else {
-                return None;
-            };
-            group.reopen(opened, clock::now());
-            is_as_planned = false;
-        }
-        if self.config.worker.merges && group.head().may_merge() {
-            let customer = &group.head().customer;
-            let along =
-                self.with_lanes(|lanes| lanes.take_along(customer, |waiting| waiting.may_merge()));
-            let now = clock::now();
-            is_as_planned &= along.is_empty();
-            for admitted in along {
-                group.add(admitted, now);
-            }
-        }
-        if let Some(change) = group.announcement(clock::now())
-            && self.ledger.commit(change).await != Committed::Done
-        {
-            return None;
-        }
-        if is_as_planned { Some(planned) } else { group.plan() }
-    }
-
-    /// Whose fault it was, and what follows for each of them. `None` if they are to be tried again:
-    /// later, or one by one where one of several may have been refused for another's sake.
-    async fn ruled(
-        self: &Arc<Self>,
-        group: &mut Group,
-        update: &Update,
-        attempt: &Attempt,
-        scope: Option<Scope>,
-        is_again: &mut bool,
-    ) -> Option<Vec<Verdict>> {
-        let (now, dice) = (clock::now(), clock::dice());
-        let policy = &self.config.retry;
-        let judgement = &attempt.judgement;
-        let verdicts = group.members.iter().map(|member| {
-            if scope.is_none() && member.share.is_empty() {
-                return Verdict::Superseded;
-            }
-            decide(judgement, scope, update, &member.admitted.history, policy, now, dice)
-        });
-        let mut verdicts: Vec<Verdict> = verdicts.collect();
-        if let [member] = &group.members[..] {
-            let verdict = verdicts.pop()?;
-            let admitted = &member.admitted;
-            let witnessed = self.witnessed(admitted, attempt, verdict, is_again).await?;
-            return Some(vec![witnessed]);
-        }
-        let stand = |verdict| verdict_stands(verdict, judgement.outcome);
-        verdicts.iter().all(stand).then_some(verdicts)
-    }
-
-    fn all_back(&self, group: &Group) -> Vec<Verdict> {
-        group.each(|history| Verdict::hand_back(&self.config.retry.tiers, history.clone()))
-    }
-
-    /// Waits for the event's turn to call. `hold` goes on over several turns.
-    async fn turn<'a>(&'a self, admitted: &Admitted, hold: &mut Hold<'a>) -> Turn<'a> {
+    /// Waits for the event's turn to call.
+    async fn pass<'a>(&'a self, visit: &Visit, hold: &mut Hold<'a>) -> Fact {
+        let first = visit.turn.first();
         if self.stop.is_cancelled() {
-            return Turn::HandBack;
+            return Input::Stopped;
         }
-        if admitted.delivery.is_forgotten() {
-            return Turn::Forgotten;
+        if first.delivery.is_forgotten() {
+            return Input::Forgotten;
         }
-        if let Some(permit) = self.gate.pass_at_once() {
-            return Turn::Call(permit);
+        if let Some(pass) = self.gate.pass_at_once() {
+            return Input::Permitted(pass);
         }
         let hold = hold.get_or_insert_with(|| self.gate.hold_is_over());
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => Turn::HandBack,
-            () = admitted.delivery.forgotten() => Turn::Forgotten,
-            permit = self.gate.pass(&admitted.customer) => Turn::Call(permit),
-            () = hold => Turn::HandBack,
+            () = self.stop.cancelled() => Input::Stopped,
+            () = first.delivery.forgotten() => Input::Forgotten,
+            pass = self.gate.pass(&first.customer) => Input::Permitted(pass),
+            () = hold => Input::HeldForLong,
         }
     }
 
-    /// Keeps an event for itself, until a time at most.
-    async fn sleep_until(&self, time: Instant, admitted: &Admitted) {
+    /// The customer must be ours for the time of a call; those that are ready go along.
+    async fn secure(&self, visit: &mut Visit, joins: bool) -> Fact {
+        let span = self.config.longest_attempt();
+        let mut read = None;
+        if visit.lease.is_some_and(|lease| !lease.lasts(clock::instant(), span)) {
+            let first = visit.turn.first();
+            let loaded = tokio::select! {
+                biased;
+                loaded = self.ledger.load(visit.key) => loaded,
+                () = first.delivery.forgotten() => Loaded::Held,
+                () = self.cut.cancelled() => Loaded::Held,
+            };
+            read = Some(as_read(loaded, &mut visit.lease));
+        }
+        let mut joined = Vec::new();
+        if joins {
+            let (customer, lost) = (&visit.turn.first().customer, self.lost());
+            joined = self.with_lanes(|lanes| {
+                lanes.take_along(customer, |one| {
+                    one.may_merge() && !one.is_covered(lost) && !one.delivery.is_forgotten()
+                })
+            });
+        }
+        Input::Secured { read, joined }
+    }
+
+    /// Commits what nothing but the ledger will remember after a crash.
+    async fn announce(&self, visit: &Visit) -> Fact {
+        let group = visit.turn.group().expect("the customer has been read");
+        let row = group.changed_row().map(Row::pack);
+        let change = super::unchanged(visit.key, visit.lease, clock::now());
+        let change = Change { row, keeps_lease: true, ..change };
+        Input::Announced(self.ledger.commit(change).await)
+    }
+
+    /// Calls the portal.
+    async fn call(&self, visit: &mut Visit, update: Arc<Update>) -> Fact {
+        let repeats = visit.attempt.as_ref().map_or(0, |attempt| attempt.calls);
+        if repeats > 0 {
+            self.gate.keep_rate().await;
+        }
+        let first = visit.turn.first();
+        let called = tokio::select! {
+            called = self.call_once(&first.customer, &update, first.delivery.context(), repeats) => called,
+            () = self.cut.cancelled() => return Input::Cut,
+        };
+        let before = visit.attempt.take().map_or(Duration::ZERO, |attempt| attempt.took);
+        let Called { call, judgement, calls, took } = called;
+        let told = judgement.clone();
+        let (calls, took) = (repeats + calls, before + took);
+        visit.attempt = Some(Attempt { update, judgement: told, calls, took });
+        Input::Answered(call, judgement)
+    }
+
+    /// Pauses before an immediate retry, if one is left.
+    async fn pause(&self, visit: &mut Visit) -> Fact {
+        let immediate = || Pauses::immediate(self.config.immediate);
+        let pauses = visit.pauses.get_or_insert_with(immediate);
+        let pause = if self.stop.is_cancelled() { None } else { pauses.next_pause() };
+        let Some(pause) = pause else { return Input::Paused(false) };
         tokio::select! {
-            () = tokio::time::sleep_until(time.into()) => {}
-            () = self.stop.cancelled() => {}
-            () = admitted.delivery.forgotten() => {}
+            () = tokio::time::sleep(pause) => Input::Paused(true),
+            () = self.cut.cancelled() => Input::Paused(false),
         }
     }
 
-    /// Calls the portal, with immediate retries where they may help; a probe is one call.
-    async fn attempt(&self, admitted: &Admitted, update: &Update, is_probe: bool) -> Attempt {
-        let (customer, context) = (&admitted.customer, admitted.delivery.context());
-        let began = clock::instant();
-        let mut pauses = Pauses::immediate(self.config.immediate);
-        let (mut calls, mut ambiguous, mut may_be_under_way) = (0, false, false);
-        loop {
-            let attempt = self.call_once(customer, update, context, calls).await;
-            calls += attempt.calls;
-            may_be_under_way |= attempt.may_be_under_way;
-            let outcome = attempt.judgement.outcome;
-            let may_help = outcome.allows_immediate_retry()
-                && attempt.judgement.retry_after.is_none()
-                && !is_probe
-                && !self.stop.is_cancelled();
-            let pause = if may_help { pauses.next_pause() } else { None };
-            if let Some(pause) = pause {
-                tokio::time::sleep(pause).await;
-                if self.gate.look(|rules| rules.allows_repeat(clock::instant())) {
-                    ambiguous |= outcome.is_ambiguous();
-                    self.gate.keep_rate().await;
-                    continue;
-                }
-            }
-            let took = began.elapsed();
-            self.metrics().attempted(outcome);
-            return Attempt { ambiguous, may_be_under_way, calls, took, ..attempt };
+    /// Waits for something, unless the worker stops or the delivery is forgotten before.
+    async fn unless_interrupted(&self, visit: &Visit, done: impl Future<Output = ()>) -> Fact {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Input::Stopped,
+            () = visit.turn.first().delivery.forgotten() => Input::Forgotten,
+            () = done => Input::Done,
         }
     }
 
@@ -306,11 +243,11 @@ impl Worker {
         update: &Update,
         context: &Context,
         repeats: u32,
-    ) -> Attempt {
+    ) -> Called {
         let order = self.config.portal.field_order;
         let sets_email = update.value(Field::Email).is_some();
         let mut credentials = self.keyring.current();
-        let mut calls = 0;
+        let (mut calls, began) = (0, clock::instant());
         loop {
             calls += 1;
             let request = sign(update, order, &credentials.secret_key);
@@ -318,9 +255,11 @@ impl Worker {
             let tracing = &self.telemetry.tracing;
             let context = tracing.calling(context, self.portal.url(), repeats + calls - 1);
             let answer = self.portal.update_customer(&request, &credentials, &context).await;
+            if let Ok(answer) = &answer {
+                self.clocks.note_answer(answer.date.as_deref(), started);
+            }
             let judgement = judge(&answer, sets_email, clock::now());
-            let took = started.elapsed();
-            self.metrics().called(&judgement, took);
+            self.metrics().called(&judgement, started.elapsed());
             tracing.called(&context, &judgement);
             if judgement.outcome == Outcome::Unauthorized {
                 let fresh = self.keyring.reread();
@@ -330,56 +269,88 @@ impl Worker {
                     continue;
                 }
             }
-            let call =
-                Call { customer: Arc::clone(customer), started, credentials: credentials.number };
-            let may_be_under_way = judgement.outcome.may_be_under_way();
-            return Attempt { call, judgement, ambiguous: false, may_be_under_way, calls, took };
+            let call = Call::new(Arc::clone(customer), started, credentials.number);
+            return Called { call, judgement, calls, took: began.elapsed() };
         }
     }
 }
 
-/// One wide line an attempt and event; nothing in it was written by the event or the portal, but the
-/// ids.
-fn log(group: &Group, update: &Update, attempt: &Attempt, verdicts: Option<&[Verdict]>) {
-    let Judgement { outcome, http_status, portal_status, .. } = attempt.judgement;
-    let took_ms = attempt.took.as_secs_f64() * 1e3;
-    let (calls, merged) = (attempt.calls, group.members.len());
-    for (index, member) in group.members.iter().enumerate() {
-        let context = member.admitted.delivery.context();
-        let trace_id = trace::id(context);
-        let _trace = context.clone().attach();
-        let event_id = member.admitted.log_id();
-        let number = member.admitted.history.attempts + 1;
-        if outcome == Outcome::Applied {
-            let withheld = member.withheld().names();
-            tracing::info!(
-                event_id,
-                attempt = number,
-                calls,
-                merged,
-                withheld,
-                took_ms,
-                trace_id,
-                "applied"
-            );
-            continue;
+/// The lease is remembered, as long as there is one.
+fn as_read(loaded: Loaded, lease: &mut Option<Lease>) -> Read {
+    match loaded {
+        Loaded::Ours(loaded) => {
+            *lease = loaded.lease;
+            Read::Ours { row: loaded.row, was_taken_over: loaded.was_taken_over }
         }
-        let detail = describe(&attempt.judgement, update);
-        let verdict = verdicts.and_then(|verdicts| verdicts.get(index));
-        tracing::warn!(
-            event_id,
-            attempt = number,
-            calls,
+        Loaded::Held => Read::Held,
+        Loaded::Unreadable(error) => Read::Unreadable(error),
+        Loaded::Refused => Read::Refused,
+    }
+}
+
+/// What a call came to.
+pub(super) struct Called {
+    pub(super) call: Call,
+    pub(super) judgement: Judgement,
+    calls: u32,
+    took: Duration,
+}
+
+impl Visit {
+    /// One wide line an attempt and event; nothing in it was written by the event or the portal, but
+    /// the ids. `others`: events that went along, and are to be tried by themselves.
+    fn log_attempt(&mut self, worker: &Worker, verdicts: &[Verdict], others: &[Box<Admitted>]) {
+        let (Some(attempt), Some(group)) = (self.attempt.take(), self.turn.group()) else { return };
+        self.pauses = None;
+        worker.metrics().attempted(attempt.judgement.outcome);
+        let merged = group.members.len() + others.len();
+        for (index, member) in group.members.iter().enumerate() {
+            if attempt.judgement.outcome == Outcome::Applied {
+                attempt.log_applied(&member.carrier, merged, member.withheld().names().as_deref());
+            } else {
+                attempt.log_fault(&member.carrier, merged, verdicts.get(index));
+            }
+        }
+        for other in others {
+            attempt.log_fault(other, merged, None);
+        }
+    }
+}
+
+impl Attempt {
+    fn log_applied(&self, admitted: &Admitted, merged: usize, withheld: Option<&str>) {
+        let context = admitted.delivery.context();
+        let _trace = context.clone().attach();
+        tracing::info!(
+            event_id = admitted.log_id(),
+            attempt = admitted.history.attempts + 1,
+            calls = self.calls,
             merged,
-            took_ms,
+            withheld,
+            took_ms = self.took.as_secs_f64() * 1e3,
+            trace_id = trace::id(context),
+            "applied"
+        );
+    }
+
+    fn log_fault(&self, admitted: &Admitted, merged: usize, verdict: Option<&Verdict>) {
+        let Judgement { outcome, http_status, portal_status, .. } = self.judgement;
+        let context = admitted.delivery.context();
+        let _trace = context.clone().attach();
+        tracing::warn!(
+            event_id = admitted.log_id(),
+            attempt = admitted.history.attempts + 1,
+            calls = self.calls,
+            merged,
+            took_ms = self.took.as_secs_f64() * 1e3,
             outcome = outcome.name(),
             http_status,
             portal_status,
-            detail,
+            detail = describe(&self.judgement, &self.update),
             verdict = verdict.map_or("hold", Verdict::name),
             delay_ms = verdict.and_then(Verdict::tier).map(Tier::millis),
             reason = verdict.and_then(Verdict::reason).map(Reason::name),
-            trace_id,
+            trace_id = trace::id(context),
             "not applied"
         );
     }

@@ -2,23 +2,27 @@
 //! that outlives one event.
 
 mod admit;
+mod clocks;
+mod control_call;
 mod fuse;
 mod gate;
-mod group;
 mod handle;
 mod housekeep;
+mod number;
+mod record;
 mod replay;
 mod report;
 mod session;
 mod settle;
 mod start;
 mod watch;
-mod witness;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,23 +31,25 @@ use crate::amqp::{Delivery, Publisher};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::fuse::Fuse;
+use crate::domain::gate::Gate as Rules;
+use crate::domain::group::{Event, Group, Member};
 use crate::domain::lanes::{Arrival, Lanes};
-use crate::domain::redact::cut;
-use crate::domain::retry::after;
+use crate::domain::row::Row;
+use crate::domain::settlement::End;
+use crate::domain::turn::Ending;
 use crate::domain::verdict::Verdict;
 use crate::health::Vitals;
-use crate::ledger::{Change, Ledger};
+use crate::ledger::{Change, CustomerKey, Lease, Ledger};
 use crate::portal::{Keyring, Portal};
 use crate::telemetry::trace::Received;
 use crate::telemetry::{Metrics, Telemetry, trace};
 use admit::Admitted;
+use clocks::Clocks;
 use gate::Gate;
-use group::{Group, Member};
+use handle::Visit;
 pub use report::Report;
 use report::Tally;
 pub use session::StartError;
-use settle::End;
-use witness::Controls;
 
 /// Messages under way at once to retry tiers and the dead-letter queue.
 const PUBLISH_WIDTH: usize = 16;
@@ -61,10 +67,11 @@ struct Worker {
     lanes: Mutex<Lanes<Box<Admitted>>>,
     ledger: Ledger,
     gate: Gate,
-    controls: Controls,
     fuse: Mutex<Fuse>,
     /// The fuse has paused the relay; its order is still on the way to the broker.
     fuse_is_pausing: AtomicBool,
+    /// Orders of the fuse that have reached the broker, or failed to.
+    fuse_orders: AtomicU64,
     tasks: TaskTracker,
     /// Ends consumption and hands back what has not begun.
     stop: CancellationToken,
@@ -73,6 +80,12 @@ struct Worker {
     tally: Tally,
     telemetry: Telemetry,
     vitals: Vitals,
+    clocks: Clocks,
+    /// A session has begun, with the right ledger.
+    claimed: Notify,
+    has_claimed: AtomicBool,
+    /// The ledger turned out not to be the right one any more.
+    ledger_changed: Notify,
 }
 
 /// Relays events until `stop`, then drains: finishes what is under way within the grace period,
@@ -85,7 +98,7 @@ pub async fn run(
 ) -> Result<Report, StartError> {
     let portal = Portal::try_new(&config.portal).map_err(StartError::Portal)?;
     let keyring = Keyring::try_new(&config.portal).map_err(StartError::Portal)?;
-    let admin = Port::open(&config.admin, &telemetry).await.map_err(StartError::Admin)?;
+    let admin = Port::open(&config.admin, &telemetry).map_err(StartError::Admin)?;
     let Some(ledger) = start::open_ledger(&config, &telemetry.metrics, &stop).await? else {
         return Ok(Report::default());
     };
@@ -100,15 +113,19 @@ pub async fn run(
         lanes: Mutex::new(Lanes::new(lane_limit(&config))),
         ledger,
         gate: Gate::new(&config),
-        controls: Controls::new(config.portal.probe_customer.clone()),
         fuse: Mutex::default(),
         fuse_is_pausing: AtomicBool::new(false),
+        fuse_orders: AtomicU64::new(0),
         tasks: TaskTracker::new(),
         stop,
         cut,
         tally: Tally::new(Arc::clone(&telemetry.metrics)),
         telemetry,
         vitals: Vitals::default(),
+        clocks: Clocks::new(config.rules.future_tolerance),
+        claimed: Notify::new(),
+        has_claimed: AtomicBool::new(false),
+        ledger_changed: Notify::new(),
         config,
     });
     watch::tell(&worker);
@@ -116,25 +133,24 @@ pub async fn run(
     tokio::select! {
         ended = session::consume_until_stopped(&worker) => ended?,
         () = watch_credentials(&worker) => {}
-        () = keep_time(&worker) => {}
+        () = worker.gate.keep_time() => {}
+        () = control_call::make_control_calls(&worker) => {}
         () = housekeep::obey_health(&worker) => {}
         () = housekeep::sweep_ledger(&worker) => {}
+        () = housekeep::look_at_unreadable_rows(&worker) => {}
+        () = number::keep_number(&worker) => {}
         () = watch::look_for_out_of_step(&worker) => {}
+        () = clocks::watch(&worker) => {}
+        () = clocks::ask_portal(&worker) => {}
+        () = clocks::ask_database(&worker) => {}
     }
+    number::renew_at_end(&worker).await;
     Ok(worker.tally.report())
 }
 
 /// One customer may have a quarter of all deliveries in hand.
 fn lane_limit(config: &Config) -> usize {
     usize::from(config.broker.prefetch / 4).max(1)
-}
-
-/// Lets calls pass when their time has come. Never ends.
-async fn keep_time(worker: &Arc<Worker>) {
-    loop {
-        worker.gate.keep_time().await;
-        worker.probe_by_control().await;
-    }
 }
 
 /// Reads the portal's credentials again whenever their files change. Never ends.
@@ -148,8 +164,8 @@ async fn watch_credentials(worker: &Worker) {
         tokio::time::sleep(CREDENTIALS_CHECK).await;
         let now = keyring.changed_at();
         if now != seen {
-            keyring.reread();
-            worker.gate.learn(|rules| rules.credentials_changed(clock::instant()));
+            let number = keyring.reread().number;
+            worker.gate.learn(|rules| rules.credentials_changed(number, clock::instant()));
             seen = now;
         }
     }
@@ -161,9 +177,13 @@ impl Worker {
     fn begin(self: &Arc<Self>, mut delivery: Delivery) {
         self.tally.receive();
         self.trace(&mut delivery);
-        match admit::admit(&self.config, delivery) {
+        self.clocks.note_message(delivery.message());
+        match admit::admit(&self.config, &self.clocks, delivery) {
             Ok(admitted) => {
                 self.passed(&admitted.customer);
+                if let Some(time) = admitted.place.time {
+                    self.clocks.note_event(&admitted.customer, time);
+                }
                 let customer = Arc::clone(&admitted.customer);
                 match self.with_lanes(|lanes| lanes.arrive(&customer, admitted)) {
                     Arrival::Starts(admitted) => self.start_lane(admitted),
@@ -175,14 +195,17 @@ impl Worker {
                 }
             }
             Err(ended) => {
+                if let Some((customer, time)) = &ended.ahead {
+                    self.clocks.note_event(customer, *time);
+                }
                 let worker = Arc::clone(self);
                 self.tasks.spawn(async move {
-                    let admit::Ended { delivery, verdict, customer, event } = *ended;
+                    let admit::Ended { delivery, verdict, customer, event, .. } = *ended;
                     let verdict = worker.unless_ended_before(&delivery, verdict).await;
                     worker.refused(&verdict, customer.as_deref());
                     let key = customer.map(|customer| worker.ledger.key(&customer));
                     let change = Change { customer: key, at: clock::now(), ..Change::default() };
-                    worker.settle(vec![End::new(delivery, verdict, event)], change).await;
+                    worker.settle(vec![End::unsent(delivery, verdict, event)], change).await;
                 });
             }
         }
@@ -191,9 +214,10 @@ impl Worker {
     /// The delivery's span begins, or it goes on with the context that came with its message.
     fn trace(&self, delivery: &mut Delivery) {
         let message = delivery.message();
+        let id = message.shown_id();
         let received = Received {
             queue: &self.work_queue,
-            id: message.id().map(|id| cut(id, admit::MAX_ID_BYTES)),
+            id: id.as_deref(),
             bytes: message.body().len(),
             is_ours: message.is_ours(),
         };
@@ -221,50 +245,70 @@ impl Worker {
         }
     }
 
-    /// Ends a turn: what the portal has is recorded, each event goes where its verdict says, and if
-    /// the first one goes to a retry tier, those that wait behind it follow untried, so that they do
-    /// not overtake it. An event that arrives only now does not follow: it may be the very message,
-    /// back already.
-    async fn end_turn(&self, mut group: Group, customer: &str, verdicts: Vec<Verdict>) {
+    /// Carries the end of a turn out.
+    async fn end_turn(&self, visit: Visit, ending: Ending, customer: &str) {
+        let Visit { turn, key, lease, .. } = visit;
+        match (turn.into_parts(), ending) {
+            (Ok(group), Ending::Verdicts(verdicts)) => {
+                self.end_group(group, (key, lease), customer, verdicts).await;
+            }
+            (Ok(group), _) => Box::pin(self.give_up(group, (key, lease), customer)).await,
+            (Err(head), Ending::HandBackLane) => Box::pin(self.hand_back_lane(head)).await,
+            (Err(head), Ending::Unreadable(error)) => {
+                Box::pin(self.wait_for_row(head, key, &error)).await;
+            }
+            (Err(head), Ending::Unrecordable) => {
+                let verdict = Verdict::unrecordable(&head.history);
+                Box::pin(self.end_unseen(head, verdict)).await;
+            }
+            (Err(head), Ending::Repeated) => Box::pin(self.end_repeated(head, key, lease)).await,
+            (Err(_), Ending::GiveUp | Ending::Verdicts(_)) => self.tally.forgotten(),
+        }
+    }
+
+    /// What the portal has is recorded, each event goes where its verdict says, and if the first one
+    /// goes to a retry tier, those that wait behind it follow untried, so that they do not overtake
+    /// it. An event that arrives only now does not follow: it may be the very message, back already.
+    async fn end_group(
+        &self,
+        group: Group<Box<Admitted>>,
+        (key, lease): (CustomerKey, Option<Lease>),
+        customer: &str,
+        verdicts: Vec<Verdict>,
+    ) {
         let now = clock::now();
-        if verdicts.contains(&Verdict::Applied) {
-            group.record(now);
-        }
-        let superseded = verdicts.iter().filter(|verdict| **verdict == Verdict::Superseded).count();
-        for _ in 0..superseded {
-            group.count_superseded();
-        }
         for (member, verdict) in group.members.iter().zip(&verdicts) {
-            if matches!(verdict, Verdict::Applied | Verdict::Superseded) {
-                self.tally.withheld(member.withheld().len());
+            if verdict.is_unwitnessed() {
+                self.metrics().unwitnessed(verdict);
             }
-            if *verdict == Verdict::Applied {
-                self.metrics().applied(member.version.place.time, now);
-            }
-            if *verdict == Verdict::Superseded {
-                log_superseded(&group, member);
+            match verdict {
+                Verdict::Applied => {
+                    self.tally.withheld(member.withheld().len());
+                    self.metrics().applied(member.version.place.time, now);
+                }
+                Verdict::Superseded => {
+                    self.tally.withheld(member.withheld().len());
+                    log_superseded(&group, member);
+                }
+                Verdict::Ignored { .. }
+                | Verdict::Retry { .. }
+                | Verdict::Wait { .. }
+                | Verdict::DeadLetter(_) => {}
             }
         }
-        let change = group.change(now);
-        let tier = verdicts.first().and_then(Verdict::tier);
-        let mut ends: Vec<End> = Vec::with_capacity(verdicts.len());
-        let (tiers, is_fenced) = (&self.config.retry.tiers, self.ledger.about().is_some());
-        for (member, verdict) in group.members.into_iter().zip(verdicts) {
-            let event = &member.version.place.event;
-            // Without a ledger nothing would keep it from overwriting what is newer by then.
-            let danger = match verdict {
-                Verdict::Applied if is_fenced => group.row.endangered(event, now),
-                _ => None,
-            };
-            let Admitted { delivery, history, .. } = *member.admitted;
-            let resend =
-                danger.map(|left| (tiers.at_least(left), history.resend(after(now, left))));
-            ends.push(End { delivery, verdict, event: Some(member.version.place.event), resend });
-        }
-        if let Some(tier) = tier {
+        let fence = (&self.config.retry.tiers, self.ledger.about().is_some());
+        let concluded = group.conclude(verdicts, fence, self.lost(), now);
+        let row = concluded.row.as_ref().map(Row::pack);
+        let change = Change { row, ..unchanged(key, lease, now) };
+        let mut ends: Vec<End<Delivery>> = concluded.ends.into_iter().map(unpack).collect();
+        if let Some(tier) = concluded.follow {
             for follower in self.with_lanes(|lanes| lanes.take_waiting(customer)) {
-                let Admitted { delivery, history, place, .. } = *follower;
-                ends.push(End::new(delivery, Verdict::Wait { tier, history }, Some(place.event)));
+                let Admitted { delivery, event: Event { history, place, .. }, .. } = *follower;
+                ends.push(End::unsent(
+                    delivery,
+                    Verdict::Wait { tier, history },
+                    Some(place.event),
+                ));
             }
         }
         self.settle(ends, change).await;
@@ -279,26 +323,57 @@ impl Worker {
         }
     }
 
+    /// The customer's row cannot be read: its events wait, the others' go on.
+    async fn wait_for_row(&self, head: Box<Admitted>, key: CustomerKey, error: &str) {
+        tracing::error!(
+            customer = %key,
+            event_id = head.log_id(),
+            error,
+            "a customer's row in the ledger cannot be read: its events wait; `customer-relay ledger \
+             mend` mends it"
+        );
+        let customer = Arc::clone(&head.customer);
+        let mut waiting = vec![head];
+        waiting.extend(self.with_lanes(|lanes| lanes.take_waiting(&customer)));
+        let (now, dice) = (clock::now(), clock::dice());
+        for admitted in waiting {
+            let (policy, history) = (&self.config.retry, &admitted.history);
+            let verdict = Verdict::wait_for_row(history, policy, now, dice);
+            self.end_unseen(admitted, verdict).await;
+        }
+    }
+
     async fn hand_back(&self, admitted: Box<Admitted>) {
-        let Admitted { delivery, history, place, customer, .. } = *admitted;
-        let verdict = Verdict::hand_back(&self.config.retry.tiers, history);
+        let history = admitted.history.clone();
+        self.end_unseen(admitted, Verdict::hand_back(&self.config.retry.tiers, history)).await;
+    }
+
+    /// Ends an event without a look at its customer.
+    async fn end_unseen(&self, admitted: Box<Admitted>, verdict: Verdict) {
+        let Admitted { delivery, event: Event { place, customer, .. }, .. } = *admitted;
         let change = Change {
             customer: Some(self.ledger.key(&customer)),
             at: clock::now(),
             ..Change::default()
         };
-        self.settle(vec![End::new(delivery, verdict, Some(place.event))], change).await;
+        self.settle(vec![End::unsent(delivery, verdict, Some(place.event))], change).await;
     }
 
     /// Ends a turn whose first delivery was forgotten: the others wait for another one.
-    async fn give_up(&self, group: Group, customer: &str) {
-        let change = group.change(clock::now());
+    async fn give_up(
+        &self,
+        group: Group<Box<Admitted>>,
+        (key, lease): (CustomerKey, Option<Lease>),
+        customer: &str,
+    ) {
+        let row = group.changed_row().map(Row::pack);
+        let change = Change { row, ..unchanged(key, lease, clock::now()) };
         let mut others = Vec::new();
         for member in group.members {
-            if member.admitted.delivery.is_forgotten() {
+            if member.carrier.delivery.is_forgotten() {
                 self.tally.forgotten();
             } else {
-                others.push(member.admitted);
+                others.push(member.carrier);
             }
         }
         self.with_lanes(|lanes| lanes.put_back(customer, others));
@@ -323,6 +398,12 @@ impl Worker {
             field_order = %self.config.portal.field_order,
             "field policies in force"
         );
+        if self.gate.look(Rules::lacks_control_calls) {
+            tracing::warn!(
+                "portal.probe_customer names none, and outage.control_calls is not \"applied\": \
+                 where several events fail in a row nothing can be asked, and all wait for a probe"
+            );
+        }
         if let Some(about) = self.ledger.about() {
             tracing::info!(
                 ledger = %self.config.ledger.target,
@@ -340,16 +421,25 @@ impl Worker {
     }
 }
 
-fn log_superseded(group: &Group, member: &Member) {
+/// What is to be committed of a turn that changed nothing; the lease ends with it.
+fn unchanged(key: CustomerKey, lease: Option<Lease>, at: Timestamp) -> Change {
+    Change { customer: Some(key), lease, at, ..Change::default() }
+}
+
+fn unpack(end: End<Box<Admitted>>) -> End<Delivery> {
+    end.map(|admitted| admitted.delivery)
+}
+
+fn log_superseded(group: &Group<Box<Admitted>>, member: &Member<Box<Admitted>>) {
     let newer = group.superseding(member).map(|version| &version.place);
-    let _trace = member.admitted.delivery.context().clone().attach();
+    let _trace = member.carrier.delivery.context().clone().attach();
     tracing::info!(
-        event_id = member.admitted.log_id(),
+        event_id = member.carrier.log_id(),
         is_duplicate = group.row.owns(&member.version),
-        by_event = newer.map(|place| place.event.as_str()),
+        by_event = newer.map(|place| place.event.id.as_str()),
         by_time = newer.and_then(|place| place.time).map(|time| time.to_string()),
         by_sequence = newer.and_then(|place| place.sequence.as_ref()).map(ToString::to_string),
-        trace_id = trace::id(member.admitted.delivery.context()),
+        trace_id = trace::id(member.carrier.delivery.context()),
         "superseded: the portal has newer values, or these very ones"
     );
 }

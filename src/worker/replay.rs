@@ -3,11 +3,11 @@
 
 use super::Worker;
 use super::admit::Admitted;
-use super::settle::End;
 use crate::amqp::Delivery;
 use crate::clock;
+use crate::domain::settlement::End;
 use crate::domain::verdict::Verdict;
-use crate::ledger::{Change, CustomerKey, LedgerError, Opened};
+use crate::ledger::{Change, CustomerKey, Lease, LedgerError};
 
 impl Worker {
     /// Whether the replay that a delivery belongs to has come to its end already.
@@ -28,12 +28,11 @@ impl Worker {
     pub(super) async fn end_repeated(
         &self,
         admitted: Box<Admitted>,
-        opened: &Opened,
         key: CustomerKey,
+        lease: Option<Lease>,
     ) {
-        let lease = opened.lease;
         let change = Change { customer: Some(key), lease, at: clock::now(), ..Change::default() };
-        self.settle(vec![End::new(admitted.delivery, Verdict::Superseded, None)], change).await;
+        self.settle(vec![End::unsent(admitted.delivery, Verdict::Superseded, None)], change).await;
     }
 
     /// The verdict on an event that leads to no call, unless its replay had its end before.

@@ -38,18 +38,9 @@ pub enum StartError {
     /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(LedgerError),
-    /// The ledger is not the one that the work queue is fenced by.
-    #[error(
-        "this work queue is fenced by the ledger {known}, but ledger.url names the ledger {own}: \
-         name the right one, or if it is lost, accept this one with `customer-relay ledger adopt` \
-         (what was applied before is then not known, and dead letters older than it are unfenced)"
-    )]
-    ForeignLedger {
-        /// The id at the broker.
-        known: String,
-        /// That of the configured ledger.
-        own: String,
-    },
+    /// The ledger is not the one that the work queue is fenced by, or an older copy of it.
+    #[error("{0}")]
+    WrongLedger(String),
 }
 
 fn lines(findings: &[Finding]) -> String {
@@ -60,7 +51,16 @@ fn lines(findings: &[Finding]) -> String {
 pub(super) enum OpenError {
     Broker(AmqpError),
     Topology(Vec<Finding>),
-    ForeignLedger { known: String, own: String },
+    /// The ledger cannot be read now.
+    Ledger(LedgerError),
+    /// It is not the one that the work queue is fenced by, or an older copy of it.
+    WrongLedger(String),
+}
+
+impl From<LedgerError> for OpenError {
+    fn from(error: LedgerError) -> Self {
+        OpenError::Ledger(error)
+    }
 }
 
 impl From<AmqpError> for OpenError {
@@ -97,8 +97,9 @@ pub(super) async fn consume_until_stopped(worker: &Arc<Worker>) -> Result<(), St
                 tracing::error!("the broker's topology does not fit:\n{}", lines(&faults));
                 worker.vitals.note(|seen| seen.is_misfit = true);
             }
-            Err(OpenError::ForeignLedger { known, own }) => {
-                let error = StartError::ForeignLedger { known, own };
+            Err(OpenError::Ledger(error)) => tracing::warn!(%error, "no session with the broker"),
+            Err(OpenError::WrongLedger(fault)) => {
+                let error = StartError::WrongLedger(fault);
                 if !has_started {
                     return Err(error);
                 }
@@ -151,7 +152,8 @@ async fn prepare(worker: &Worker, link: &Link) -> Result<Watch, OpenError> {
     ensure_topology(worker, link).await?;
     start::claim(worker, link).await?;
     let watch = Watch::open(link, &worker.config.broker.topology).await?;
-    obey(worker, watch.look().await?);
+    let fuse_orders = worker.fuse_orders.load(Ordering::SeqCst);
+    obey(worker, watch.look().await?, fuse_orders);
     Ok(watch)
 }
 
@@ -203,6 +205,7 @@ async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
                 }
             }
             end = &mut watching => end,
+            () = worker.ledger_changed.notified() => "another ledger is in place".to_owned(),
         };
         tracing::warn!(end = over, "the session with the broker is over; a new one follows");
         worker.config.broker.broker.avoid(deliveries.turn());
@@ -232,7 +235,7 @@ async fn change_intake(
         Intake::Full => worker.config.broker.prefetch,
         Intake::One => 1,
         Intake::Nothing => {
-            tracing::info!("paused; `customer-relay resume` goes on");
+            tracing::info!("not consuming: paused, or the ledger fails");
             return Ok(());
         }
     };
@@ -253,11 +256,13 @@ async fn keep_watch(worker: &Worker, watch: &Watch) -> String {
             worker.vitals.note(|seen| seen.depths = depths.ok());
         }
         tokio::time::sleep(LOOK).await;
+        let fuse_orders = worker.fuse_orders.load(Ordering::SeqCst);
         let seen = match watch.look().await {
             Ok(seen) => seen,
             Err(error) => return error.to_string(),
         };
-        obey(worker, seen);
+        obey(worker, seen, fuse_orders);
+        worker.clocks.note_queue(seen.ready == 0);
         let before = std::mem::replace(&mut received, worker.tally.received());
         let is_starved =
             seen.ready > 0 && !seen.is_paused && received == before && worker.tasks.is_empty();
@@ -269,11 +274,14 @@ async fn keep_watch(worker: &Worker, watch: &Watch) -> String {
     std::future::pending().await
 }
 
-fn obey(worker: &Worker, seen: Seen) {
+/// Obeys the orders that are at the broker. `fuse_orders`: how many of the fuse had come there when the
+/// look began; one that came meanwhile may not have been seen.
+fn obey(worker: &Worker, seen: Seen, fuse_orders: u64) {
     let Seen { is_paused, accepts_rejections, .. } = seen;
     let (was_paused, accepted) =
         worker.gate.look(|rules| (rules.is_paused(), rules.accepts_rejections()));
-    let is_pausing = worker.fuse_is_pausing.load(Ordering::SeqCst);
+    let is_pausing = worker.fuse_is_pausing.load(Ordering::SeqCst)
+        || worker.fuse_orders.load(Ordering::SeqCst) != fuse_orders;
     if is_paused != was_paused && !is_pausing {
         tracing::warn!(is_paused, "an operator's order");
         worker.gate.learn(|rules| rules.set_paused(is_paused));

@@ -7,108 +7,91 @@ use super::Worker;
 use crate::amqp::{Delivery, Message, NewMessage, PublishError, topology};
 use crate::clock;
 use crate::config::Declare;
-use crate::domain::dead_letter::DeadLetter;
+use crate::domain::dead_letter::{DeadLetter, Reason};
 use crate::domain::field::Field;
+use crate::domain::group::Doubt;
 use crate::domain::history::History;
 use crate::domain::letter::Letter;
-use crate::domain::redact::cut;
 use crate::domain::retry::{Tier, after};
+use crate::domain::settlement::{Action, End, Input, Publication, Settlement};
+use crate::domain::text::escape;
 use crate::domain::verdict::Verdict;
-use crate::domain::version::MAX_EVENT_BYTES;
-use crate::ledger::{Change, Committed, Note, PendingNote, ReplayEnd};
+use crate::domain::version::{EventRef, MAX_EVENT_BYTES};
+use crate::ledger::{Change, DoubtNote, Note, PendingNote, ReplayEnd};
 use crate::pauses::Pauses;
 use crate::telemetry::trace;
 
-/// How one delivery ends.
-pub(super) struct End {
-    pub(super) delivery: Delivery,
-    pub(super) verdict: Verdict,
-    /// Which event it is, in the ledger's words; `None` if the message is none.
-    pub(super) event: Option<String>,
-    /// It was applied, and goes to this tier to be applied again: an older call may undo it.
-    pub(super) resend: Option<(Tier, History)>,
-}
-
-impl End {
-    pub(super) fn new(delivery: Delivery, verdict: Verdict, event: Option<String>) -> End {
-        End { delivery, verdict, event, resend: None }
-    }
-}
-
 impl Worker {
-    /// Ends deliveries of one customer: what the broker must have is confirmed, then one commit of
-    /// the ledger, then the acks.
-    pub(super) async fn settle(&self, ends: Vec<End>, mut change: Change) {
-        let mut durable = Vec::with_capacity(ends.len());
+    /// Ends deliveries of one customer.
+    pub(super) async fn settle(&self, ends: Vec<End<Delivery>>, mut change: Change) {
+        let count = ends.len();
+        let shortest = self.config.retry.tiers.shortest();
+        let (mut settlement, mut action) = Settlement::begin(ends, shortest);
+        let ends = loop {
+            let fact = match action {
+                Action::Publish(index) => {
+                    self.publish_end(settlement.end(index), &mut change).await
+                }
+                Action::Record(record) => Input::Recorded(self.record(record, &mut change).await),
+                Action::Ack => break settlement.into_ends(),
+            };
+            action = settlement.step(fact);
+        };
+        (ends.len()..count).for_each(|_| self.tally.forgotten());
         for end in ends {
-            if self.take_effect(&end, &mut change).await {
-                durable.push(end);
-            } else {
-                self.tally.forgotten();
-            }
+            self.ack(end).await;
         }
-        if !change.is_empty() && self.ledger.about().is_some() {
-            // Only a lease can be lost.
-            let spare = change.lease.map(|_| Change { row: None, lease: None, ..change.clone() });
-            let committed = self.ledger.commit(change).await;
-            if let (Committed::LeaseLost, Some(spare)) = (committed, spare) {
-                Box::pin(self.after_lost_lease(&mut durable, spare)).await;
+    }
+
+    async fn ack(&self, end: End<Delivery>) {
+        let End { carrier: delivery, verdict, doubt, .. } = end;
+        let (came, context) = (delivery.came(), delivery.context().clone());
+        match delivery.ack().await {
+            Ok(()) => {
+                if doubt == Some(Doubt::Now) {
+                    self.metrics().in_doubt(&verdict);
+                }
+                self.tally.settled(&verdict, came.elapsed());
+                self.telemetry.tracing.settled(&context, &verdict);
             }
-        }
-        for end in durable {
-            let (came, context) = (end.delivery.came(), end.delivery.context().clone());
-            match end.delivery.ack().await {
-                Ok(()) => {
-                    self.tally.settled(&end.verdict, came.elapsed());
-                    self.telemetry.tracing.settled(&context, &end.verdict);
-                }
-                Err(forgotten) => {
-                    self.tally.doubled();
-                    tracing::warn!(verdict = end.verdict.name(), "{forgotten}");
-                }
+            Err(forgotten) => {
+                self.tally.doubled();
+                tracing::warn!(verdict = verdict.name(), "{forgotten}");
             }
         }
     }
 
-    /// Makes an end durable at the broker, as far as it has anything to do with it; false if the
-    /// delivery was forgotten before. The rare ends are boxed: an event that is applied should not
-    /// carry their size along.
-    async fn take_effect(&self, end: &End, change: &mut Change) -> bool {
-        let End { delivery, verdict, event, resend } = end;
-        let message = delivery.message();
-        change.notes.extend(message.dead_id().map(|dead_id| Note::Gone { dead_id }));
-        let tier = match verdict {
-            Verdict::Applied => resend.as_ref().map(|(tier, history)| (*tier, history)),
-            Verdict::Superseded => None,
-            Verdict::Ignored { kind } => {
-                tracing::debug!(kind, "ignored by broker.other_types");
-                None
+    /// Makes an end durable at the broker, as far as it has anything to do with it, and notes it. The
+    /// rare ends are boxed: an event that is applied should not carry their size along.
+    async fn publish_end(&self, end: &End<Delivery>, change: &mut Change) -> Input {
+        let End { carrier: delivery, event, .. } = end;
+        let notes = &mut change.notes;
+        let settled = || event.clone().filter(|_| delivery.message().is_ours());
+        match end.publication() {
+            Publication::None => notes.extend(settled().map(|event| Note::Settled { event })),
+            Publication::Resend(tier, history) => {
+                Box::pin(self.send_again_later(delivery, tier, history)).await;
+                notes.extend(event.as_ref().map(|it| pending(it, tier, history)));
             }
-            Verdict::Retry { tier, history } | Verdict::Wait { tier, history } => {
-                Some((*tier, history))
-            }
-            Verdict::DeadLetter(dead) => {
-                let note = Box::pin(self.bury(delivery, dead, event.as_deref())).await;
-                let is_durable = note.is_some();
-                change.notes.extend(note.map(|letter| Note::Dead(Box::new(letter))));
-                if !is_durable {
-                    return false;
+            Publication::Retry(tier, history) => {
+                if !Box::pin(self.postpone(delivery, tier, history)).await {
+                    return Input::Forgotten;
                 }
-                None
+                let known = event.as_ref().filter(|_| change.customer.is_some());
+                notes.extend(known.map(|event| pending(event, tier, history)));
             }
-        };
-        if let Some((tier, history)) = tier {
-            if !Box::pin(self.postpone(delivery, tier, history)).await {
-                return false;
+            Publication::DeadLetter(dead) => {
+                let Some(letter) = Box::pin(self.bury(delivery, dead, event.as_ref())).await else {
+                    return Input::Forgotten;
+                };
+                notes.push(Note::Dead(Box::new(letter)));
+                notes.extend(settled().map(|event| Note::Settled { event }));
             }
-            if let (Some(event), Some(_)) = (event, change.customer) {
-                change.notes.push(pending(event, tier, history));
-            }
-        } else if let Some(event) = event.as_ref().filter(|_| message.is_ours()) {
-            change.notes.push(Note::Settled { event: event.clone() });
         }
-        change.notes.extend(replay_end(message, verdict).map(Note::Replayed));
-        true
+        notes.extend(delivery.message().dead_id().map(|dead_id| Note::Gone { dead_id }));
+        notes.extend(doubt_note(end));
+        notes.extend(replay_end(delivery.message(), &end.verdict).map(Note::Replayed));
+        Input::Published
     }
 
     async fn postpone(&self, delivery: &Delivery, tier: Tier, history: &History) -> bool {
@@ -116,23 +99,32 @@ impl Worker {
         self.publish(delivery, &queue, || delivery.message().onward(history)).await
     }
 
+    /// Like [`postpone`](Self::postpone), but not given up when the delivery is forgotten.
+    async fn send_again_later(&self, delivery: &Delivery, tier: Tier, history: &History) {
+        let queue = self.config.broker.topology.retry_queue(tier);
+        let never = std::future::pending();
+        let message = || delivery.message().onward(history);
+        self.publish_until(never, delivery, &queue, message).await;
+    }
+
     async fn bury(
         &self,
         delivery: &Delivery,
         dead: &DeadLetter,
-        event: Option<&str>,
+        event: Option<&EventRef>,
     ) -> Option<Letter> {
         let queue = self.config.broker.topology.dead_queue();
         let (dead_id, died) = (Uuid::now_v7(), clock::now());
         let message = delivery.message();
-        let event = event.or(message.id()).map(|id| cut(id, MAX_EVENT_BYTES));
-        let buried = || message.buried(dead, event, dead_id, died);
+        let id = event.map(|event| event.id.as_str()).or(message.id());
+        let event = id.map(|id| escape(id, MAX_EVENT_BYTES));
+        let buried = || message.buried(dead, event.as_deref(), dead_id, died);
         if !self.publish(delivery, &queue, buried).await {
             return None;
         }
         let _trace = delivery.context().clone().attach();
         tracing::warn!(
-            message_id = message.id(),
+            message_id = message.shown_id().as_deref(),
             %dead_id,
             trace_id = trace::id(delivery.context()),
             reason = dead.reason.name(),
@@ -146,7 +138,7 @@ impl Worker {
         let flags: Vec<&str> = flags.iter().filter(|flag| flag.1).map(|flag| flag.0).collect();
         Some(Letter {
             id: dead_id,
-            event: event.map(str::to_owned),
+            event: event.as_ref().map(ToString::to_string),
             reason: dead.reason,
             detail: Some(dead.detail.clone()),
             field: dead.field.map(|field| field.name().to_owned()),
@@ -161,34 +153,6 @@ impl Worker {
         })
     }
 
-    /// The customer was another relay's before the commit: what was applied here is judged again,
-    /// against what that one has recorded. What the broker has taken stands.
-    async fn after_lost_lease(&self, durable: &mut Vec<End>, mut change: Change) {
-        tracing::warn!("a lease ran out during a call; its events are tried again");
-        change.notes.retain(|note| !matches!(note, Note::Settled { .. } | Note::Replayed(_)));
-        let mut handed_back = Vec::with_capacity(durable.len());
-        for mut end in durable.drain(..) {
-            let history = match (&end.verdict, &end.resend) {
-                (Verdict::Applied, None) => end.delivery.message().history(clock::now()).ok(),
-                _ => None,
-            };
-            if let Some(history) = history {
-                let history = History { ambiguous: true, ..history };
-                let tier = self.config.retry.tiers.shortest();
-                if !self.postpone(&end.delivery, tier, &history).await {
-                    self.tally.forgotten();
-                    continue;
-                }
-                end.verdict = Verdict::Wait { tier, history };
-            }
-            handed_back.push(end);
-        }
-        *durable = handed_back;
-        if !change.is_empty() {
-            self.ledger.commit(change).await;
-        }
-    }
-
     /// Publishes until the broker has the message, however long that takes, or until the delivery
     /// is forgotten and will come again: then it is no longer ours to settle.
     async fn publish(
@@ -197,16 +161,28 @@ impl Worker {
         queue: &str,
         message: impl Fn() -> NewMessage,
     ) -> bool {
+        self.publish_until(delivery.forgotten(), delivery, queue, message).await
+    }
+
+    /// Publishes until the broker has the message; false if it was given up before.
+    async fn publish_until(
+        &self,
+        given_up: impl Future<Output = ()>,
+        delivery: &Delivery,
+        queue: &str,
+        message: impl Fn() -> NewMessage,
+    ) -> bool {
+        let mut given_up = std::pin::pin!(given_up);
         let mut pauses = Pauses::endless(self.config.broker.max_reconnect_pause);
         let tracing = &self.telemetry.tracing;
         loop {
-            let body = delivery.message().body();
-            let context = tracing.sending(delivery.context(), queue, delivery.message().id());
+            let (body, id) = (delivery.message().body(), delivery.message().shown_id());
+            let context = tracing.sending(delivery.context(), queue, id.as_deref());
             let message = message();
             let message = if tracing.is_on() { message.in_trace(&context) } else { message };
             let published = tokio::select! {
                 biased;
-                () = delivery.forgotten() => return false,
+                () = &mut given_up => return false,
                 published = self.publisher.publish("", queue, message, body) => published,
             };
             let fault = published.as_ref().err().map(PublishError::name);
@@ -220,7 +196,7 @@ impl Worker {
             let pause = pauses.next_pause().unwrap_or(self.config.broker.max_reconnect_pause);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = delivery.forgotten() => return false,
+                () = &mut given_up => return false,
             }
         }
     }
@@ -248,6 +224,13 @@ impl Worker {
     }
 }
 
+fn doubt_note(end: &End<Delivery>) -> Option<Note> {
+    let (doubt, event) = (end.doubt?, end.event.clone()?);
+    let ended = end.verdict.reason().map_or(end.verdict.name(), Reason::name).to_owned();
+    let (at, is_past) = (clock::now(), doubt == Doubt::Past);
+    Some(Note::Doubted(DoubtNote { event, at, ended, is_past }))
+}
+
 /// How a replay ended, if the message is one and has.
 fn replay_end(message: &Message, verdict: &Verdict) -> Option<ReplayEnd> {
     let is_end = verdict.tier().is_none();
@@ -256,14 +239,15 @@ fn replay_end(message: &Message, verdict: &Verdict) -> Option<ReplayEnd> {
     Some(ReplayEnd { replay_id, ended: verdict.name().to_owned(), reason, at: clock::now() })
 }
 
-fn pending(event: &str, tier: Tier, history: &History) -> Note {
+fn pending(event: &EventRef, tier: Tier, history: &History) -> Note {
     let now = clock::now();
     let due = after(now, tier.delay());
     Note::Pending(PendingNote {
-        event: event.to_owned(),
+        event: event.clone(),
+        tier_ms: Some(tier.millis()),
         attempts: history.attempts,
         since: now,
-        due: history.not_before.map_or(due, |not_before| not_before.max(due)),
+        due: history.not_before.map_or(due, |not_before| not_before.at.max(due)),
         reason: history.last_reason.clone().unwrap_or_else(|| "handed-back".to_owned()),
     })
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::number::write_mark;
 use super::session::OpenError;
 use super::{StartError, Worker};
-use crate::amqp::{AmqpError, Hold, Link, PublishError, hold, is_held, ledger_id};
+use crate::amqp::{AmqpError, Hold, Link, hold, is_held, ledger_id};
 use crate::config::Config;
-use crate::ledger::{About, Ledger, LedgerError, Store};
+use crate::ledger::{Ledger, LedgerError, Store};
 use crate::telemetry::Metrics;
 
 /// Between two looks whether the active relay is still there.
@@ -66,33 +67,28 @@ pub(super) async fn claim(worker: &Worker, link: &Link) -> Result<(), OpenError>
     let topology = &worker.config.broker.topology;
     let known = ledger_id::look(link, topology).await?;
     let Some(about) = worker.ledger.about() else {
-        if let Some(id) = known {
+        if let Some(known) = known {
             let hint = "this work queue was fenced by a ledger; ledger.url is \"none\": nothing is";
-            tracing::warn!(ledger_id = id, "{hint}");
+            tracing::warn!(ledger_id = known.id, "{hint}");
         }
         return Ok(());
     };
-    let own = about.id.to_string();
+    // Read after the broker's: whatever number is there was first the ledger's.
+    let own = worker.ledger.load_number().await?.mark(about);
     match known {
-        Some(known) if known == own => Ok(()),
-        Some(known) => Err(OpenError::ForeignLedger { known, own }),
+        Some(known) => {
+            if let Some(fault) = own.compare(&known).fault() {
+                return Err(OpenError::WrongLedger(fault));
+            }
+        }
         None => {
-            if let Err(error) = write_ledger_id(worker, about).await {
+            if let Err(error) = write_mark(worker, &own).await {
                 tracing::warn!(%error, "the ledger's id is not written yet; the next session tries");
             }
-            Ok(())
         }
     }
-}
-
-/// On a connection of its own: one that has published is not read from any more while the broker has
-/// a memory alarm, and acks would not arrive.
-async fn write_ledger_id(worker: &Worker, about: &About) -> Result<(), PublishError> {
-    let broker = &worker.config.broker;
-    let link = broker.broker.connect("ledger-id").await?;
-    let written = ledger_id::write(&link, &broker.topology, about.id).await;
-    link.close().await;
-    written
+    worker.claimed.notify_one();
+    Ok(())
 }
 
 /// Where several may be active, it is enough that none is that must be alone.

@@ -19,6 +19,7 @@ pub(super) fn tell(worker: &Arc<Worker>) {
 
 /// There is no session with the broker now: what was seen through it is not known any more.
 pub(super) fn session_is_over(worker: &Worker) {
+    worker.clocks.note_queue(false);
     worker.vitals.note(|seen| {
         (seen.is_connected, seen.is_active, seen.is_standby) = (false, false, false);
         seen.depths = None;
@@ -30,7 +31,7 @@ pub(super) async fn look_for_out_of_step(worker: &Worker) {
     let Some(store) = worker.ledger.store() else { return std::future::pending().await };
     loop {
         let began = crate::clock::instant();
-        match store.out_of_step().await {
+        match store.count_out_of_step().await {
             Ok((customers, since)) => {
                 let found = OutOfStep { customers, since };
                 worker.vitals.note(|seen| seen.out_of_step = Some(found));
@@ -57,6 +58,7 @@ impl Worker {
             is_draining: self.stop.is_cancelled(),
             is_paused,
             is_ledger_healthy: self.ledger.health().borrow().is_good(),
+            unreadable_rows: self.ledger.unreadable_rows(),
             is_fuse_blown: self.fuse.lock().unwrap_or_else(PoisonError::into_inner).is_blown(),
             breaker: state.name(),
             outage: state.kind(),
@@ -64,6 +66,7 @@ impl Worker {
             calls,
             depths: seen.depths,
             out_of_step: seen.out_of_step,
+            clock_offsets: self.clocks.seconds(),
         }
     }
 }

@@ -2,33 +2,50 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use customer_relay::config::{Config, Layers, Needs, Sources};
-use customer_relay::domain::breaker::{OutagePolicy, State};
-use customer_relay::domain::gate::{Gate, GatePolicy, Intake, Pass, Ruling, Ticket};
-use customer_relay::domain::history::History;
-use customer_relay::domain::lanes::Lanes;
-use customer_relay::domain::response::Judgement;
+use customer_relay::domain::breaker::OutagePolicy;
+use customer_relay::domain::controls::ControlCalls;
+use customer_relay::domain::faults::FaultPolicy;
+use customer_relay::domain::field::{Field, PerField};
+use customer_relay::domain::gate::{Gate, GatePolicy};
+use customer_relay::domain::outcome::Outcome;
 use customer_relay::domain::update::Update;
-use customer_relay::domain::verdict::Verdict;
-use customer_relay::domain::witness::{Call, Doubt};
+use customer_relay::domain::version::{EventRef, Place};
+use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::broker::{Broker, Message};
-use super::portal::Portal;
+use super::ledger::Ledger;
+use super::portal::{FIELDS, Portal, value};
+use super::relay::{Relay, Step};
+use super::script::{Event, Script};
 
-const CUSTOMERS: usize = 18;
-const PREFETCH: usize = 12;
-const IN_FLIGHT: usize = 4;
-pub(super) const WITNESS_WAIT: Duration = Duration::from_secs(10);
-/// Trouble that comes and goes faster can be taken for an event's own fault.
-const SHORTEST_TROUBLE: Duration = Duration::from_millis(2100);
-/// Virtual time in which everything must have come to its end after the storm.
-const CALM: Duration = Duration::from_hours(24 * 30);
+/// The longest that a call takes, with what lies around it.
+pub(super) const LONGEST_CALL: Duration = Duration::from_secs(35);
+pub(super) const IMMEDIATE_RETRIES: u32 = 2;
+/// The longest `Retry-After` that is believed.
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
+
+/// What kind of world it is.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    pub(super) relays: usize,
+    pub(super) has_ledger: bool,
+    pub(super) merges: bool,
+    pub(super) control_calls: ControlCalls,
+    pub(super) prefetch: usize,
+    pub(super) in_flight: usize,
+    pub(super) max_attempts: u32,
+    /// What is wrong with which customers for ever.
+    pub(super) bad: Vec<(usize, Outcome)>,
+    /// How the portal refuses other credentials.
+    pub(super) refusal: Outcome,
+}
 
 /// Counts over all seeds, to see that they are no walk in the park.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +56,6 @@ pub(super) struct Tally {
     pub(super) controls: u64,
     pub(super) crashes: u64,
     pub(super) dead: u64,
-    pub(super) unwitnessed: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -50,292 +66,311 @@ impl std::ops::AddAssign for Tally {
         self.controls += other.controls;
         self.crashes += other.crashes;
         self.dead += other.dead;
-        self.unwitnessed += other.unwitnessed;
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { steps, events, outages, controls, crashes, dead, unwitnessed } = self;
+        let Tally { steps, events, outages, controls, crashes, dead } = self;
         write!(
             f,
             "{steps} steps, {events} events, {outages} outages, {controls} control calls, \
-             {crashes} crashes, {dead} dead letters ({unwitnessed} unwitnessed)"
+             {crashes} crashes, {dead} dead letters"
         )
     }
 }
 
-/// Where a delivery in hand stands.
-#[derive(Debug)]
-pub(super) enum Stage {
-    Lane,
-    Waiting,
-    Sleeping(Instant),
-    Calling(Call, Pass),
-    Ruling(Doubt, Judgement, Box<Verdict>, Duration),
-    Publishing(Box<Verdict>),
-    Acking,
-}
-
-#[derive(Debug)]
-pub(super) struct InHand {
-    pub(super) message: Message,
-    pub(super) stage: Stage,
-    pub(super) is_again: bool,
+/// An event that was published.
+pub(super) struct Published {
+    pub(super) customer: Arc<str>,
+    pub(super) at: Duration,
+    /// When a relay first had it.
+    pub(super) received: Option<Duration>,
+    /// The relay that had it was killed, or lost its session, before it wrote that down.
+    pub(super) is_receipt_lost: bool,
+    pub(super) place: Place,
+    pub(super) update: Arc<Update>,
 }
 
 pub(super) struct World {
     pub(super) tally: Tally,
     pub(super) dice: StdRng,
     pub(super) base: Instant,
-    pub(super) wall: jiff::Timestamp,
+    start: Timestamp,
     pub(super) now: Duration,
-    pub(super) config: Config,
-    pub(super) update: Update,
+    pub(super) config: Arc<Config>,
+    pub(super) prefetch: usize,
+    pub(super) setting: Setting,
     pub(super) broker: Broker,
     pub(super) portal: Portal,
-    pub(super) published: Vec<Arc<str>>,
-    pub(super) gate: Gate,
-    pub(super) lanes: Lanes<u64>,
-    pub(super) hand: BTreeMap<u64, InHand>,
-    pub(super) tickets: HashMap<Ticket, u64>,
-    /// A customer whose update was applied: what a control call sends.
-    pub(super) applied: Option<Arc<str>>,
-    pub(super) control: Option<(Call, Pass)>,
+    pub(super) ledger: Ledger,
+    pub(super) relays: Vec<Relay>,
+    pub(super) published: Vec<Published>,
+    pub(super) openings: Vec<Duration>,
+    pub(super) identities: usize,
+    pub(super) numbers: u64,
+    /// The number of the credentials that relays are given.
+    credentials: u64,
 }
 
-fn gate(config: &Config) -> Gate {
-    let seconds = Duration::from_secs;
-    let (first_probe, max_probe_interval) = (seconds(1), seconds(30));
-    let outage = OutagePolicy { threshold: 3, first_probe, max_probe_interval };
-    Gate::new(GatePolicy { outage, in_flight: IN_FLIGHT, ..config.outage.gate })
+pub(super) fn customer(number: usize) -> Arc<str> {
+    format!("C{number}").into()
+}
+
+/// It takes longer to read than many a script to run.
+fn config(max_attempts: u32, merges: bool) -> Result<Arc<Config>> {
+    static KNOWN: Mutex<BTreeMap<(u32, bool), Arc<Config>>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(config) = known.get(&(max_attempts, merges)) {
+        return Ok(Arc::clone(config));
+    }
+    let sources = Sources { file: None, environment: Vec::new(), flags: Vec::new() };
+    let mut config = Config::load(&Layers::new(&sources)?, Needs::Broker)?;
+    config.retry.max_attempts = max_attempts;
+    config.retry.max_retry_after = MAX_RETRY_AFTER;
+    config.worker.merges = merges;
+    let config = Arc::new(config);
+    known.insert((max_attempts, merges), Arc::clone(&config));
+    Ok(config)
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Result<World> {
-        let sources = Sources { file: None, environment: Vec::new(), flags: Vec::new() };
-        let mut config = Config::load(&Layers::new(&sources)?, Needs::Broker)?;
-        config.retry.max_attempts = 4;
-        let raw = customer_relay::domain::field::PerField::from_fn(|field| {
-            matches!(field.name(), "entity_id" | "city").then(|| "Kochi".into())
-        });
-        let update = config.rules.fields.validate(&raw);
-        let update = update.map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
-        Ok(World {
+    pub(super) fn new(seed: u64, setting: Setting) -> Result<World> {
+        let config = config(setting.max_attempts, setting.merges)?;
+        let mut portal = Portal::default();
+        portal.refusal = Some(setting.refusal);
+        portal.bad =
+            setting.bad.iter().map(|(number, outcome)| (customer(*number), *outcome)).collect();
+        let ledger = Ledger::new(setting.relays > 1, setting.has_ledger);
+        let mut world = World {
             tally: Tally::default(),
             dice: StdRng::seed_from_u64(seed),
             base: customer_relay::clock::instant(),
-            wall: "2026-11-23T00:00:00Z".parse()?,
-            now: Duration::ZERO,
-            gate: gate(&config),
+            start: "2026-11-23T00:00:00Z".parse()?,
+            now: Duration::from_secs(1),
             config,
-            update,
+            prefetch: setting.prefetch,
             broker: Broker::default(),
-            portal: Portal::new(),
+            portal,
+            ledger,
+            relays: Vec::new(),
             published: Vec::new(),
-            lanes: Lanes::new(usize::MAX),
-            hand: BTreeMap::new(),
-            tickets: HashMap::new(),
-            applied: None,
-            control: None,
-        })
+            openings: Vec::new(),
+            identities: 0,
+            numbers: 0,
+            credentials: 0,
+            setting,
+        };
+        for _ in 0..world.setting.relays {
+            world.identities += 1;
+            let relay = world.relay(world.identities);
+            world.relays.push(relay);
+        }
+        Ok(world)
+    }
+
+    pub(super) fn relay(&self, identity: usize) -> Relay {
+        let seconds = Duration::from_secs;
+        let outage = OutagePolicy { first_probe: seconds(1), max_probe_interval: seconds(30) };
+        let (patience, longest) = (seconds(10), self.config.outage.hold);
+        let faults = FaultPolicy { threshold: 3, patience, longest };
+        let Setting { in_flight, control_calls, prefetch, .. } = self.setting;
+        let gate = Gate::new(GatePolicy { outage, faults, control_calls, in_flight }, None);
+        Relay::new(identity, gate, self.credentials, (prefetch / 4).max(1))
     }
 
     pub(super) fn instant(&self) -> Instant {
         self.base + self.now
     }
 
-    pub(super) fn timestamp(&self) -> Result<jiff::Timestamp> {
-        Ok(self.wall.checked_add(self.now)?)
+    pub(super) fn wall(&self) -> Result<Timestamp> {
+        Ok(self.start.checked_add(self.now)?)
     }
 
-    /// One thing that could happen next, in the storm.
-    pub(super) fn step(&mut self) -> Result<()> {
-        match self.dice.random_range(0..1000) {
-            0..180 => self.publish()?,
-            180..186 => {
-                self.now += SHORTEST_TROUBLE;
-                self.portal.change(&mut self.dice);
-            }
-            186..188 => self.crash(),
-            188..190 => {
-                let is_paused = self.gate.is_paused();
-                self.gate.set_paused(!is_paused);
-            }
-            190..200 => self.hold_is_over()?,
-            200..260 => self.pass_time(),
-            _ => {
-                self.work()?;
-            }
+    /// Lets a script happen, and everything come to its end.
+    pub(super) fn run(&mut self, script: &Script) -> Result<()> {
+        for (at, event) in script {
+            self.run_until(*at)?;
+            self.happen(event)?;
         }
-        self.check()
+        self.end()
     }
 
-    /// No more trouble: everything must come to its end.
-    pub(super) fn calm_down(&mut self) -> Result<()> {
-        self.portal.heal();
-        self.gate.set_paused(false);
-        let end = self.now + CALM;
-        let mut next_witness = self.now;
-        while self.broker.queued().next().is_some() {
-            ensure!(self.now < end, "not at an end: {:?}", self.broker.queued().next());
-            if self.now >= next_witness {
-                // Somebody is always well: what has no witness yet finds one.
-                next_witness = self.now + Duration::from_hours(1);
-                self.publish_for("C0".into())?;
+    pub(super) fn happen(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Publish(number) => self.publish(*number)?,
+            Event::PublishBad(number, outcome) => {
+                self.portal.bad_events.insert(self.published.len(), *outcome);
+                self.publish(*number)?;
             }
-            if self.work()? {
-                self.check()?;
-            } else {
-                self.pass_time();
+            Event::Trouble(outcome) => self.portal.trouble = Some(*outcome),
+            Event::Heal => self.portal.trouble = None,
+            Event::Crash(relay) => self.crash(relay % self.setting.relays),
+            Event::Stop(relay) => self.stop(relay % self.setting.relays),
+            Event::LoseSession(relay) => self.lose_session(relay % self.setting.relays),
+            Event::Change => self.portal.credentials = self.credentials + 1,
+            Event::Mend => self.give_credentials(),
+            Event::ExpireLeases => {
+                // A lease lasts longer than any call, and what is left of it.
+                let calling = self.relays.iter().flat_map(Relay::calling);
+                let but = calling.chain(self.portal.under_way()).cloned().collect();
+                self.ledger.expire_leases(&but);
             }
-        }
-        for (event, customer) in self.published.iter().enumerate() {
-            let is_dead = self.broker.dead.iter().any(|(message, _)| message.event == event);
-            let is_applied = self.portal.applied.contains(&event);
-            ensure!(is_dead || is_applied, "event {event} of {customer} has no end");
+            Event::Refuse(number) => self.ledger.refuse(&customer(*number)),
+            Event::Pause => self.relays.iter_mut().for_each(|relay| relay.gate.set_paused(true)),
+            Event::Resume => self.relays.iter_mut().for_each(|relay| relay.gate.set_paused(false)),
         }
         Ok(())
     }
 
-    fn publish(&mut self) -> Result<()> {
-        let customer = format!("C{}", self.dice.random_range(0..CUSTOMERS)).into();
-        self.publish_for(customer)
+    fn give_credentials(&mut self) {
+        self.credentials = self.portal.credentials;
+        let (now, number) = (self.instant(), self.credentials);
+        for relay in &mut self.relays {
+            if relay.credentials != number {
+                relay.credentials = number;
+                relay.gate.credentials_changed(number, now);
+            }
+        }
     }
 
-    fn publish_for(&mut self, customer: Arc<str>) -> Result<()> {
-        let (event, history) = (self.published.len(), History::new(self.timestamp()?));
-        self.published.push(Arc::clone(&customer));
-        self.broker.publish(Message { event, customer, history });
+    pub(super) fn publish(&mut self, whose: usize) -> Result<()> {
+        let customer = customer(whose);
+        let number = self.published.len();
+        let wall = self.wall()?;
+        let both = self.dice.random_bool(0.5);
+        let only = FIELDS[self.dice.random_range(0..FIELDS.len())];
+        let raw = PerField::from_fn(|field| match field {
+            Field::EntityId => Some(customer.to_string().into()),
+            field if FIELDS.contains(&field) && (both || field == only) => {
+                Some(value(number).into())
+            }
+            _ => None,
+        });
+        let update = self.config.rules.fields.validate(&raw);
+        let update = update.map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
+        let time = self.time_of(whose, wall.checked_add(Duration::from_nanos(number as u64))?);
+        let event = EventRef { id: format!("e{number:06}"), source: 1, revision: 0 };
+        let place = Place { time, sequence: None, event };
+        self.published.push(Published {
+            customer: Arc::clone(&customer),
+            at: self.now,
+            received: None,
+            is_receipt_lost: false,
+            place,
+            update: Arc::new(update),
+        });
+        let message = Message { event: number, customer, history: None, is_redelivery: false };
+        self.broker.publish(message);
         self.tally.events += 1;
         Ok(())
     }
 
-    /// To the next moment at which something changes by itself.
-    fn pass_time(&mut self) {
-        let ruling = self.hand.values().filter_map(|held| match held.stage {
-            Stage::Ruling(.., until) => Some(until),
-            Stage::Sleeping(until) => Some(until.duration_since(self.base)),
-            _ => None,
-        });
-        let gate = self.gate.next_change(self.instant()).map(|at| at.duration_since(self.base));
-        let next = ruling.chain(gate).chain(self.broker.next_due()).min();
-        let next = next.unwrap_or(self.now + Duration::from_secs(1));
-        self.now = next.max(self.now + Duration::from_millis(self.dice.random_range(1..200)));
-        self.broker.pass_time(self.now);
-    }
-
-    /// kill -9, or a lost session: all that is in memory is gone, all unacked comes again.
-    fn crash(&mut self) {
-        self.tally.crashes += 1;
-        self.broker.lose_session();
-        self.gate = gate(&self.config);
-        self.lanes = Lanes::new(usize::MAX);
-        self.hand.clear();
-        self.tickets.clear();
-        (self.applied, self.control) = (None, None);
-    }
-
-    /// Deliveries that were kept long enough in an outage are handed back.
-    fn hold_is_over(&mut self) -> Result<()> {
-        if self.gate.intake() == Intake::Full {
-            return Ok(());
+    /// Some customers' events have no time; some have that of the customer's event before.
+    fn time_of(&mut self, whose: usize, now: Timestamp) -> Option<Timestamp> {
+        if whose % 4 == 3 {
+            return None;
         }
-        for (ticket, tag) in std::mem::take(&mut self.tickets) {
-            self.gate.withdraw(ticket);
-            let history = self.held(tag)?.message.history.clone();
-            let verdict = Verdict::hand_back(&self.config.retry.tiers, history);
-            self.held(tag)?.stage = Stage::Publishing(Box::new(verdict));
-        }
-        Ok(())
+        let (customer, is_again) = (customer(whose), self.dice.random_bool(0.15));
+        let before = self.published.iter().rev().find(|event| event.customer == customer);
+        before.filter(|_| is_again).map_or(Some(now), |event| event.place.time)
     }
 
-    /// One thing that the worker can do next; false if there is nothing.
+    /// Everything that can happen by itself until then, in any order.
+    pub(super) fn run_until(&mut self, end: Duration) -> Result<()> {
+        loop {
+            if self.work()? {
+                continue;
+            }
+            let next = self.next_time().unwrap_or(end).min(end);
+            self.now = self.now.max(next);
+            self.broker.pass_time(self.now);
+            self.portal.pass_time(self.now);
+            if self.now >= end && !self.work()? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_time(&self) -> Option<Duration> {
+        let relays = (0..self.relays.len()).filter_map(|index| self.next_time_of(index));
+        let others = [self.broker.next_due(), self.portal.next_effect()].into_iter().flatten();
+        relays.chain(others).filter(|at| *at > self.now).min()
+    }
+
+    /// One thing that can be done now; false if there is none.
     fn work(&mut self) -> Result<bool> {
-        self.tally.steps += 1;
-        let allowed = match self.gate.intake() {
-            Intake::Full => PREFETCH,
-            Intake::One => 1,
-            Intake::Nothing => 0,
-        };
-        let may_take = self.broker.has_ready() && self.broker.unacked() < allowed;
-        let ready: Vec<u64> = self
-            .hand
-            .iter()
-            .filter(|(_, held)| self.can_go_on(held))
-            .map(|(tag, _)| *tag)
+        let steps: Vec<(usize, Step)> = (0..self.relays.len())
+            .flat_map(|index| self.steps(index).into_iter().map(move |step| (index, step)))
             .collect();
-        let now = self.instant();
-        let may_admit =
-            self.gate.has_waiting() && (self.gate.is_ready(now) || self.gate.wants_control(now));
-        let choices = usize::from(may_take)
-            + usize::from(may_admit)
-            + usize::from(self.control.is_some())
-            + ready.len();
-        if choices == 0 {
+        if steps.is_empty() {
             return Ok(false);
         }
-        let mut choice = self.dice.random_range(0..choices);
-        for (is_possible, act) in [
-            (may_take, World::take as fn(&mut World) -> Result<()>),
-            (may_admit, World::admit),
-            (self.control.is_some(), World::end_control),
-        ] {
-            if is_possible && choice == 0 {
-                return act(self).map(|()| true);
-            }
-            choice -= usize::from(is_possible);
+        let (index, step) = steps[self.dice.random_range(0..steps.len())];
+        self.tally.steps += 1;
+        ensure!(self.tally.steps < 2_000_000, "no end: {}", self.relays[index].describe());
+        if std::env::var_os("TEST_TRACE").is_some() {
+            let relay = &self.relays[index];
+            eprintln!(
+                "{:?} relay {index} {:?}: {step:?}, {}",
+                self.now,
+                relay.gate.state().name(),
+                relay.at(step)
+            );
         }
-        self.go_on(ready[choice]).map(|()| true)
+        self.take_step(index, step).with_context(|| format!("{step:?}"))?;
+        self.check()?;
+        Ok(true)
     }
 
-    fn can_go_on(&self, held: &InHand) -> bool {
-        match &held.stage {
-            Stage::Lane | Stage::Waiting => false,
-            Stage::Sleeping(until) => *until <= self.instant(),
-            Stage::Ruling(doubt, .., until) => match self.gate.ruling(doubt) {
-                Some(Ruling::Final | Ruling::Hold) => true,
-                Some(Ruling::Ask) => self.control.is_none(),
-                None => *until <= self.now && self.control.is_none(),
-            },
-            Stage::Calling(..) | Stage::Publishing(_) | Stage::Acking => true,
+    /// The portal is well again; now and then an event is good news. Everything must come to its end by
+    /// the timetable's latest, and ten minutes.
+    pub(super) fn end(&mut self) -> Result<()> {
+        self.portal.trouble = None;
+        self.give_credentials();
+        self.relays.iter_mut().for_each(|relay| relay.gate.set_paused(false));
+        let timetable = self.config.retry.timetable();
+        let latest = timetable.last().map_or(Duration::ZERO, |slot| slot.latest);
+        // Without control calls each attempt waits for a proof of its own; and one of several relays
+        // may have applied nothing that it could send again.
+        let is_possible =
+            self.setting.control_calls == ControlCalls::Applied && self.setting.relays == 1;
+        let (every, waits) = if is_possible {
+            (Duration::from_hours(1), 1)
+        } else {
+            let attempts = self.setting.max_attempts * self.most_events_of_a_bad_customer();
+            (Duration::from_mins(5), 2 * attempts * u32::try_from(self.setting.relays)?)
+        };
+        let asked = MAX_RETRY_AFTER * 2 * self.setting.max_attempts;
+        let end = self.now + latest + asked + every * waits + Duration::from_mins(10);
+        let mut next_proof = self.now;
+        while self.broker.queued().next().is_some() {
+            ensure!(self.now < end, "{}", self.unended());
+            if self.now >= next_proof {
+                next_proof += every;
+                self.publish(0)?;
+            }
+            let until = next_proof.min(end).min(self.now + Duration::from_mins(1));
+            self.run_until(until)?;
         }
+        self.run_until(self.now + Duration::from_mins(2))?;
+        self.check_ends()
     }
 
-    /// What must hold at any time.
-    fn check(&self) -> Result<()> {
-        if self.tally.steps.is_multiple_of(16) {
-            let mut has_place = vec![false; self.published.len()];
-            let dead = self.broker.dead.iter().map(|(message, _)| message);
-            for message in self.broker.queued().chain(dead) {
-                has_place[message.event] = true;
-            }
-            for event in &self.portal.applied {
-                has_place[*event] = true;
-            }
-            let lost = has_place.iter().position(|has_place| !has_place);
-            ensure!(lost.is_none(), "event {lost:?} is lost");
-        }
-        let in_hand = self.broker.unacked();
-        ensure!(in_hand <= PREFETCH + 1, "{in_hand} deliveries in hand");
-        let mut calling: Vec<&str> = Vec::new();
-        let calls = self.hand.values().filter_map(|held| match &held.stage {
-            Stage::Calling(call, _) => Some(&*call.customer),
-            _ => None,
-        });
-        calling.extend(calls.chain(self.control.iter().map(|(call, _)| &*call.customer)));
-        calling.sort_unstable();
-        let twice = calling.windows(2).find(|pair| pair[0] == pair[1]);
-        ensure!(twice.is_none(), "two calls at once for {twice:?}");
-        ensure!(calling.len() == self.gate.under_way(), "calls are miscounted");
-        if !self.portal.is_well() && matches!(self.gate.state(), State::HalfOpen { .. }) {
-            let probes = self
-                .hand
-                .values()
-                .filter(|held| matches!(held.stage, Stage::Calling(_, Pass::Probe)));
-            let controls = self.control.iter().filter(|(_, pass)| *pass == Pass::Probe);
-            ensure!(probes.count() + controls.count() == 1, "not one probe");
-        }
-        Ok(())
+    /// They go one at a time.
+    fn most_events_of_a_bad_customer(&self) -> u32 {
+        let is_bad = |number: usize, event: &Published| self.portal.is_bad(&event.customer, number);
+        let bad =
+            self.published.iter().enumerate().filter(|(number, event)| is_bad(*number, event));
+        let mut counts: HashMap<&Arc<str>, usize> = HashMap::new();
+        bad.for_each(|(_, event)| *counts.entry(&event.customer).or_default() += 1);
+        let most = counts.into_values().max().unwrap_or(0);
+        u32::try_from(most).expect("a script is short").max(1)
+    }
+
+    fn unended(&self) -> String {
+        let message = self.broker.queued().next();
+        let relays: Vec<String> = self.relays.iter().map(Relay::describe).collect();
+        format!("not at an end at {:?}: {message:?}\n{}", self.now, relays.join("\n"))
     }
 }

@@ -3,13 +3,14 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
+use super::held;
 use super::process::{Output, Process};
 use super::queues::{Queues, Taken, holds_events};
 use super::relay::{self, Settings};
@@ -17,6 +18,8 @@ use super::simulator::Simulator;
 
 /// How long anything may take that is not about time.
 pub const LIMIT: Duration = Duration::from_secs(30);
+/// How long what is on its way may take, at the end of a test.
+const GIVEN_TO_END: Duration = Duration::from_secs(5);
 const LINES_SHOWN: usize = 30;
 
 /// One test's surroundings.
@@ -79,9 +82,24 @@ impl Bed {
         format!("{}.events", self.prefix)
     }
 
+    /// Where the broker is, past any proxy.
+    pub fn broker_url(&self) -> &str {
+        &self.url
+    }
+
     /// A queue of this test: `work`, `dead`, `retry.100ms` …
     pub fn queue(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
+    }
+
+    /// The queues that an event passes on its way: `work`, and the retry tiers.
+    pub async fn ways(&self) -> Result<(String, Vec<String>)> {
+        let topology = topology(&self.settings).await?;
+        let queues = topology["queues"].as_array().context("no queues")?;
+        let names = queues.iter().filter_map(|queue| queue["name"].as_str());
+        let tier = self.queue("retry.");
+        let tiers = names.filter(|name| name.starts_with(&tier)).map(str::to_owned).collect();
+        Ok((self.queue("work"), tiers))
     }
 
     /// What all names of this test begin with.
@@ -118,6 +136,16 @@ impl Bed {
     pub async fn put_back(&self, properties: BasicProperties, body: &[u8]) -> Result<()> {
         let properties = stamped(properties);
         self.queues.publish("", &self.queue("work"), properties, body).await
+    }
+
+    /// Puts the ledger's id at the broker back as relays of 0.1 wrote it: without a number.
+    pub async fn forget_number(&self) -> Result<String> {
+        let queue = self.queue("ledger-id");
+        let id = self.queues.take(&queue, LIMIT).await?.body;
+        let properties =
+            BasicProperties::default().with_delivery_mode(2).with_content_type("text/plain".into());
+        self.queues.publish("", &queue, properties, &id).await?;
+        Ok(String::from_utf8(id)?)
     }
 
     /// `topology apply`.
@@ -161,10 +189,25 @@ impl Bed {
 
     /// Ends a relay in an orderly way, then [`finish`](Self::finish); what the relays wrote.
     pub async fn end(self, relay: Process) -> Result<String> {
+        self.nothing_waits().await?;
         relay::stop(relay).await?;
         let output = self.output();
         self.finish().await?;
         Ok(output)
+    }
+
+    /// What is sent once more, or handed back, waits for a moment yet; what stays is found at the end.
+    async fn nothing_waits(&self) -> Result<()> {
+        let (work, tiers) = self.ways().await?;
+        let end = Instant::now() + GIVEN_TO_END;
+        // A message between two queues, or in hand, is in none of the counts for a moment.
+        let mut empty_looks = 0;
+        while empty_looks < 4 && Instant::now() < end {
+            let waiting = held::ready(self, &work, &tiers).await?;
+            empty_looks = if waiting == 0 { empty_looks + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        Ok(())
     }
 
     /// Asserts that nothing is left in any queue of the topology, and deletes it.
@@ -178,7 +221,16 @@ impl Bed {
                 left.insert(name.to_owned(), depth);
             }
         }
-        ensure!(left.is_empty(), "left in queues: {left:?}");
+        if !left.is_empty() {
+            let mut messages = Vec::new();
+            for queue in left.keys() {
+                for taken in self.queues.look_at_all(queue).await? {
+                    let body = String::from_utf8_lossy(&taken.body).into_owned();
+                    messages.push(format!("{body} {:?}", taken.headers()));
+                }
+            }
+            bail!("left in queues: {left:?}\n{}", messages.join("\n"));
+        }
         let left = self.queues.delete(&topology).await?;
         self.is_finished = true;
         ensure!(left.is_empty(), "left in queues: {left:?}");

@@ -74,7 +74,7 @@ impl History {
         History { events, expected }
     }
 
-    /// How many fields of how many customers are not as they should be.
+    /// The fields that are not as they should be, with what they are and should be.
     pub async fn wrong_fields(&self, bed: &Bed) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         let customers = bed.simulator.customers().await?;
@@ -82,8 +82,9 @@ impl History {
         for customer in customers {
             let id = customer["fields"]["entity_id"].as_str().unwrap_or_default();
             for (field, value) in &self.expected[id] {
-                if customer["fields"][field] != json!(value) {
-                    wrong.push(format!("{id}.{field}"));
+                let found = &customer["fields"][field];
+                if *found != json!(value) {
+                    wrong.push(format!("{id}.{field} is {found}, not {value:?}"));
                 }
             }
         }

@@ -9,14 +9,20 @@ pub mod chaos;
 pub mod collector;
 pub mod container;
 pub mod crm;
+pub mod fake_clock;
+pub mod fixtures;
+pub mod held;
 pub mod local_node;
 pub mod local_postgres;
+pub mod messages;
 pub mod postgres;
 pub mod process;
 pub mod queues;
+pub mod raw_publisher;
 pub mod relay;
 pub mod simulator;
 pub mod traffic;
+pub mod visitors;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -53,7 +59,7 @@ pub fn seed() -> Result<u64> {
 }
 
 /// A setting of the tests; an empty one is none.
-fn setting(name: &str) -> Option<String> {
+pub fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

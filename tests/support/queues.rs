@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-    ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
 
 use super::eventually;
+
+const TAKEN_AT_ONCE: u16 = 500;
 
 /// A connection of the test's own.
 pub struct Queues {
@@ -169,10 +172,31 @@ impl Queues {
 
     /// Takes all messages of a queue.
     pub async fn take_all(&self, queue: &str) -> Result<Vec<Taken>> {
-        let mut all = Vec::new();
-        while let Some(taken) = self.try_take(queue).await? {
-            all.push(taken);
+        let count = self.depth(queue).await? as usize;
+        let channel = self.connection.create_channel().await?;
+        channel.basic_qos(TAKEN_AT_ONCE, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let deliveries =
+            channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+        let mut deliveries = deliveries.take(count);
+        let mut all = Vec::with_capacity(count);
+        while let Some(delivery) = deliveries.try_next().await? {
+            delivery.acker.ack(BasicAckOptions::default()).await?;
+            all.push(Taken { body: delivery.data, properties: delivery.properties });
         }
+        channel.close(200, "taken".into()).await?;
+        Ok(all)
+    }
+
+    /// Looks at all messages of a queue; they stay where they are.
+    pub async fn look_at_all(&self, queue: &str) -> Result<Vec<Taken>> {
+        let channel = self.connection.create_channel().await?;
+        let mut all = Vec::new();
+        while let Some(got) = channel.basic_get(queue.into(), BasicGetOptions::default()).await? {
+            let delivery = got.delivery;
+            all.push(Taken { body: delivery.data, properties: delivery.properties });
+        }
+        channel.close(200, "looked".into()).await?;
         Ok(all)
     }
 

@@ -8,6 +8,10 @@ use anyhow::{Result, ensure};
 use super::process::{self, Process};
 use super::simulator::{SECRET_KEY, Simulator, TOKEN};
 
+/// Whose update tells an event's fault from everybody's.
+pub const PROBE: &str = "PROBE";
+const PROBE_CUSTOMER: &str = r#"{"entity_id":"PROBE","country":"India"}"#;
+
 /// Where the program is.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_customer-relay");
 
@@ -31,6 +35,8 @@ impl Settings {
             ("outage.first_probe", "100ms"),
             ("outage.max_probe_interval", "1s"),
             ("outage.witness_wait", "300ms"),
+            ("outage.control_calls", "applied"),
+            ("portal.probe_customer", PROBE_CUSTOMER),
             ("retry.shortest_delay", "100ms"),
             ("retry.first_delay", "200ms"),
             ("retry.max_delay", "1600ms"),

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure that there are a RabbitMQ (both releases, where Docker runs) and a PostgreSQL for the
-# tests or, with --demo, a RabbitMQ for the demo (one is enough). Quick when nothing is missing.
+# Makes sure that there are a RabbitMQ (both releases, where Docker runs), a PostgreSQL and libfaketime
+# for the tests or, with --demo, a RabbitMQ for the demo (one is enough). Quick when nothing is missing.
 #
 #   TEST_AMQP_URL=amqp://…           a broker is given: none is needed
 #   TEST_BROKER=local                no Docker, the installed package
@@ -146,6 +146,26 @@ get_postgres() {
     have_postgres || install_postgres || fail "there is no PostgreSQL and none can be installed. Ways out: start Docker; or install the package postgresql; or name a running server in TEST_POSTGRES_URL=postgres://…"
 }
 
+have_faketime() {
+    for library in /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/lib*/faketime/libfaketimeMT.so.1; do
+        if [ -f "$library" ]; then return; fi
+    done
+    return 1
+}
+
+install_faketime() {
+    can_install || return
+    say "installing the package libfaketime (0.1 MB)."
+    as_root apt-get update -qq &&
+        as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -qq -y --no-install-recommends libfaketime >/dev/null
+}
+
+# Sets the clock of a relay alone.
+get_faketime() {
+    have_faketime || install_faketime || fail "there is no libfaketime and it cannot be installed. Way out: install the package libfaketime."
+}
+
 case ${1:-} in
 '') wanted=tests ;;
 --demo) wanted=demo ;;
@@ -158,4 +178,5 @@ esac
 get_rabbitmq
 if [ "$wanted" = tests ]; then
     get_postgres
+    get_faketime
 fi

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::eventually;
 use super::process::Process;
+use super::relay::PROBE;
 
 /// What the simulator expects, and relays are configured with.
 pub const TOKEN: &str = "token-of-the-tests";
@@ -96,7 +97,7 @@ impl Simulator {
 
     /// One customer: fields, calls, applied, `max_in_flight`, history.
     pub async fn customer(&self, id: &str) -> Result<Value> {
-        self.get(&format!("/customers/{id}")).await
+        self.get(&format!("/customers/{}", encoded(id))).await
     }
 
     /// Totals.
@@ -106,12 +107,13 @@ impl Simulator {
 
     /// The calls logged for a customer, oldest first.
     pub async fn requests(&self, entity_id: &str) -> Result<Vec<Value>> {
+        let entity_id = encoded(entity_id);
         let answer =
             self.get(&format!("/control/requests?limit=1000&entity_id={entity_id}")).await?;
         Ok(answer["requests"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Every customer, by read-back.
+    /// Every customer that events are about, by read-back.
     pub async fn customers(&self) -> Result<Vec<Value>> {
         let mut all = Vec::new();
         let mut after = String::new();
@@ -119,10 +121,12 @@ impl Simulator {
             let page = self.get(&format!("/customers?limit=5000{after}")).await?;
             all.extend(page["customers"].as_array().cloned().unwrap_or_default());
             match page["next"].as_str() {
-                Some(next) => after = format!("&after={next}"),
-                None => return Ok(all),
+                Some(next) => after = format!("&after={}", encoded(next)),
+                None => break,
             }
         }
+        all.retain(|customer| customer["fields"]["entity_id"] != PROBE);
+        Ok(all)
     }
 
     /// Waits until a customer's update number `applied` is applied.
@@ -134,4 +138,9 @@ impl Simulator {
         })
         .await
     }
+}
+
+/// An id as a part of a URL.
+fn encoded(id: &str) -> String {
+    form_urlencoded::byte_serialize(id.as_bytes()).collect::<String>().replace('+', "%20")
 }

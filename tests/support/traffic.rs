@@ -60,10 +60,11 @@ pub async fn all_applied(bed: &Bed, count: usize, limit: Duration) -> Result<()>
     .await
 }
 
-/// All calls that the portal has answered, oldest first.
+/// All calls of events that the portal has answered, oldest first.
 pub async fn calls(bed: &Bed) -> Result<Vec<Value>> {
     let answer = bed.simulator.get("/control/requests?limit=1000000").await?;
     let mut calls = answer["requests"].as_array().cloned().unwrap_or_default();
+    calls.retain(|call| call["entity_id"] != super::relay::PROBE);
     calls.sort_by_key(|call| call["unix_ms"].as_i64());
     Ok(calls)
 }
@@ -100,6 +101,24 @@ pub fn assert_one_outage(output: &str, kind: &str) {
 /// Whether long tests are asked for: `TEST_LONG=1`.
 pub fn is_long() -> bool {
     std::env::var("TEST_LONG").is_ok_and(|value| value == "1")
+}
+
+/// Pauses as operators have them, but three attempts in seconds: what storms with these, storms.
+pub fn with_short_timetable(bed: &mut Bed) {
+    for (key, value) in [
+        ("retry.max_attempts", "3"),
+        ("retry.immediate_retries", "0"),
+        ("retry.shortest_delay", "1s"),
+        ("retry.first_delay", "1s"),
+        ("retry.max_delay", "8s"),
+        ("retry.max_uncounted_delay", "8s"),
+        ("retry.rejected_delay", "1s"),
+        ("outage.witness_wait", "10s"),
+        ("outage.first_probe", "1s"),
+        ("outage.max_probe_interval", "30s"),
+    ] {
+        bed.settings.set(key, value);
+    }
 }
 
 /// The settings that operators get, where the bed's own are shorter.

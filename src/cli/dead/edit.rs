@@ -16,7 +16,7 @@ use super::{Exit, Usage, output, unchanged};
 use crate::dead_letters::{Edited, Office, Place, Wish};
 use crate::domain::edit::Change;
 use crate::domain::field::Field;
-use crate::domain::redact::mask;
+use crate::domain::text::mask;
 
 /// `--set FIELD=VALUE` gives a field its new value; without it and --unset, $EDITOR opens one letter.
 #[derive(Debug, clap::Args)]
@@ -116,11 +116,15 @@ fn preview_text(
     let mut lines = vec![format!("{found} found, {accepted} can be edited")];
     for Edited { letter, before, refused } in preview {
         let changes = before.iter().zip(&wish.changes).map(|((field, old), (_, new))| {
-            let shown = |value: &Option<String>| value.as_deref().map_or("-".to_owned(), &say);
+            let shown = |value: &Option<String>| {
+                output::part(&value.as_deref().map_or("-".to_owned(), &say)).into_owned()
+            };
             format!("{field}: {} -> {}", shown(old), shown(new))
         });
         let changes = changes.collect::<Vec<_>>().join(", ");
-        let refused = refused.as_ref().map(|why| format!("  REFUSED: {why}")).unwrap_or_default();
+        let refused = refused
+            .as_ref()
+            .map_or_else(String::new, |why| format!("  REFUSED: {}", output::part(why)));
         lines.push(format!("{}  {changes}{refused}", letter.id));
     }
     lines.join("\n")

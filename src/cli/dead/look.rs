@@ -50,9 +50,9 @@ fn groups_text(groups: &[Group], total: usize, queue: &str) -> String {
         ));
     }
     for group in groups {
-        let Group { fingerprint, count, .. } = group;
+        let (count, fingerprint) = (group.count, output::part(&group.fingerprint));
         let [oldest, newest] = [group.oldest, group.newest].map(to_the_second);
-        let share = percent(*count, total);
+        let share = percent(count, total);
         lines.push(format!("{count:>7} {share:>3}%  {fingerprint:<38} {oldest:<20}  {newest:<20}"));
         lines.push(format!("{:>14}{}", "", hint(group.reason)));
     }
@@ -120,12 +120,12 @@ pub(super) async fn list(args: &ListArgs, office: &Office<'_>) -> anyhow::Result
 }
 
 fn line(letter: &Letter) -> String {
-    let part = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let part = |text: &Option<String>| output::part(text.as_deref().unwrap_or("-")).into_owned();
     format!(
         "{}  {}  {:<30} {:>3} attempts  {}  {}",
         letter.id,
         to_the_second(letter.died),
-        letter.fingerprint(),
+        output::part(&letter.fingerprint()),
         letter.attempts,
         part(&letter.event),
         part(&letter.detail)
@@ -160,12 +160,12 @@ pub(super) async fn watch(args: &WatchArgs, office: &Office<'_>) -> anyhow::Resu
                 groups.iter().map(|group| group_json(group, letters.len())).collect();
             let told = json!({"at": now.to_string(), "dead": letters.len(), "work": waiting,
                               "archive": archived, "groups": groups});
-            output::print(&told.to_string())?;
+            output::print_json_line(&told)?;
         } else {
-            let clear = if output::is_seen() { "\x1b[2J\x1b[H" } else { "" };
+            output::clear()?;
             let text = groups_text(&groups, letters.len(), &office.queue());
             output::print(&format!(
-                "{clear}{now:.0}  {waiting} events wait for a relay, {archived} letters are archived\n{text}"
+                "{now:.0}  {waiting} events wait for a relay, {archived} letters are archived\n{text}"
             ))?;
         }
         times += 1;
@@ -196,9 +196,13 @@ pub(super) async fn audit(args: &AuditArgs, office: &Office<'_>) -> anyhow::Resu
         output::print_json(&json!({"acts": acts.collect::<Vec<_>>()}))?;
     } else {
         let lines = acts.iter().map(|act| {
-            let why = act.why.as_ref().map(|why| format!("  because: {why}")).unwrap_or_default();
             let at = to_the_second(Some(act.at));
-            format!("{at}  {}  {} {}  {}{why}", act.who, act.act, act.count, act.what)
+            let [who, name, what] = [&act.who, &act.act, &act.what].map(|text| output::part(text));
+            let why = act
+                .why
+                .as_ref()
+                .map_or_else(String::new, |why| format!("  because: {}", output::part(why)));
+            format!("{at}  {who}  {name} {}  {what}{why}", act.count)
         });
         output::print(&lines.collect::<Vec<_>>().join("\n"))?;
     }

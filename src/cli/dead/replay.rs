@@ -226,7 +226,7 @@ impl Preview {
             ));
         }
         lines.extend(foreseen.iter().map(|(letter, outlook)| {
-            let event = letter.event.as_deref().unwrap_or("-");
+            let event = output::part(letter.event.as_deref().unwrap_or("-"));
             format!("{}  {:<18} {event}", letter.id, outlook.name())
         }));
         lines.join("\n")
@@ -292,7 +292,9 @@ fn to_text(replayed: &Replayed) -> String {
     let Replayed { put_back, left, ended, pending, .. } = replayed;
     let mut lines = vec![format!("{put_back} put back, {left} still in the dead-letter queue")];
     lines.extend(ended.iter().map(|(ended, reason, count)| {
-        let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let reason = reason
+            .as_ref()
+            .map_or_else(String::new, |reason| format!(": {}", output::part(reason)));
         format!("  {count:>7} {ended}{reason}")
     }));
     if *pending > 0 {

@@ -11,8 +11,8 @@ use crate::dead_letters::{Inspected, Office, advice};
 use crate::domain::dead_letter::Reason;
 use crate::domain::field::Field;
 use crate::domain::outlook::Outlook;
-use crate::domain::redact::mask;
 use crate::domain::request::sign;
+use crate::domain::text::mask;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct ShowArgs {
@@ -116,8 +116,8 @@ fn call(found: &Inspected, office: &Office<'_>, reveals: bool) -> Value {
 fn page(told: &Value, reason: Reason) -> String {
     let text = |value: &Value| match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::String(text) => output::part(text).into_owned(),
+        other => output::part(&other.to_string()).into_owned(),
     };
     let mut lines = Vec::new();
     for name in [
@@ -129,10 +129,13 @@ fn page(told: &Value, reason: Reason) -> String {
     for (title, part) in [("event", "fields"), ("history", "history")] {
         lines.push(title.to_owned());
         let entries = told[part].as_object().into_iter().flatten();
-        lines.extend(entries.map(|(name, value)| format!("  {name:<18} {}", text(value))));
+        lines.extend(
+            entries.map(|(name, value)| format!("  {:<18} {}", output::part(name), text(value))),
+        );
     }
     if let Some(body) = told["body"].as_str() {
-        lines.extend(["body".to_owned(), format!("  {body}")]);
+        lines.push("body".to_owned());
+        lines.extend(body.lines().map(|line| format!("  {line}")));
     }
     let now = &told["outlook"];
     lines.push(format!("now        {}", text(&now["verdict"])));

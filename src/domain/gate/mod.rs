@@ -1,21 +1,24 @@
-//! The gate that every call passes: who may call now, who waits; in `standing`, whose matter the end
-//! of a call is.
+//! The gate that every call passes: who may call now, who waits; in `attribution`, whether a call's
+//! result is the event's own matter or everybody's.
 //!
-//! It brings together the breaker, the window of calls under way, throttling and the witnesses.
-//! Waiting events are served in order of arrival, but for probes: those go to another customer
-//! each time.
+//! It brings together the breaker, the window of calls under way, throttling, open faults and control
+//! calls: everything that is known across deliveries. Waiting events are served in order of arrival,
+//! but for probes and trials: those go to other customers.
 
-mod standing;
+mod attribution;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::breaker::{Breaker, Kind, OutagePolicy, State};
-use super::response::Scope;
+use super::controls::{Candidate, ControlCalls, Controls};
+use super::faults::{FaultId, FaultPolicy, Faults, Finding};
 use super::throttle::Throttle;
+use super::update::Update;
 use super::window::Window;
-use super::witness::{Call, Doubt, Testimony, Witnesses};
 
 /// The place of one who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,30 +31,36 @@ pub enum Pass {
     Ordinary,
     /// To find out whether an outage is over.
     Probe,
-    /// To find out whose fault it is that everybody is rejected.
+    /// A control call, for open faults.
     Control,
+    /// A control call that is the probe of an outage.
+    ControlProbe,
 }
 
-/// Whose matter the end of a call is.
+/// What a call's result is attributed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The event's own: a verdict follows. `None` if it went well.
-    Settle(Option<Scope>),
-    /// Not the event's: it is kept and tried again, as if it had not been called.
-    Hold,
-    /// The same, but this event no sooner than told.
-    HoldUntil(Instant),
+pub enum Attribution {
+    /// It went well.
+    Applied,
+    /// The event itself, for certain: one attempt.
+    Own,
+    /// The event or everybody: [`Gate::finding`] tells.
+    Open(FaultId),
+    /// Not the event: it is called again in its turn, nothing counted.
+    Again,
+    /// The same, but no sooner than told.
+    AgainAt(Instant),
+    /// Throttling: it waits in a tier, nothing counted.
+    Wait,
 }
 
-/// What may be done with an event whose fault is still to be told from everybody's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ruling {
-    /// The fault is the event's own.
-    Final,
-    /// It may be, or have been, everybody's: the event is kept and tried again.
-    Hold,
-    /// Only a control call can tell.
-    Ask,
+/// What is to be done about a control call.
+#[derive(Clone, Debug)]
+pub enum Control {
+    /// This one is to be made now. It ends in [`Gate::end`] or [`Gate::give_back`].
+    Call(Candidate, Pass),
+    /// None now.
+    None,
 }
 
 /// What there is to tell about the portal.
@@ -67,6 +76,8 @@ pub enum News {
     Ramped(usize),
     /// No calls for so long.
     Throttled(Duration),
+    /// The portal throttles some customers alone, after all: calls go on.
+    ThrottledAlone,
 }
 
 /// How many deliveries the broker is asked for.
@@ -83,12 +94,14 @@ pub enum Intake {
 /// The gate's rules.
 #[derive(Clone, Copy, Debug)]
 pub struct GatePolicy {
-    /// When the breaker opens, and how it probes.
+    /// How the breaker probes.
     pub outage: OutagePolicy,
+    /// When open faults suspend calls, and how long they stay open.
+    pub faults: FaultPolicy,
+    /// Whose update a control call may send.
+    pub control_calls: ControlCalls,
     /// Calls under way at once, at most.
     pub in_flight: usize,
-    /// The longest `Retry-After` that is believed.
-    pub max_retry_after: Duration,
 }
 
 /// Everything that is known across deliveries.
@@ -99,7 +112,8 @@ pub struct Gate {
     breaker: Breaker,
     window: Window,
     throttle: Throttle,
-    witnesses: Witnesses,
+    faults: Faults,
+    controls: Controls,
     waiting: VecDeque<(Ticket, Arc<str>)>,
     tickets: u64,
     under_way: usize,
@@ -114,13 +128,14 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Closed breaker, whole window.
-    pub fn new(policy: GatePolicy) -> Gate {
+    /// Closed breaker, whole window. `probe_customer`: an update that may be sent at any time.
+    pub fn new(policy: GatePolicy, probe_customer: Option<Arc<Update>>) -> Gate {
         Gate {
             breaker: Breaker::new(policy.outage),
             window: Window::new(policy.in_flight),
             throttle: Throttle::default(),
-            witnesses: Witnesses::default(),
+            faults: Faults::new(policy.faults),
+            controls: Controls::new(policy.control_calls, probe_customer),
             waiting: VecDeque::new(),
             tickets: 0,
             under_way: 0,
@@ -148,11 +163,6 @@ impl Gate {
         self.window.limit()
     }
 
-    /// What was learned from calls that went well.
-    pub fn witnesses(&self) -> &Witnesses {
-        &self.witnesses
-    }
-
     /// Whether an operator has paused the relay.
     pub fn is_paused(&self) -> bool {
         self.is_paused
@@ -163,9 +173,19 @@ impl Gate {
         self.accepts_rejections
     }
 
+    /// Whether no control call can ever be made.
+    pub fn lacks_control_calls(&self) -> bool {
+        self.policy.control_calls != ControlCalls::Applied && !self.controls.is_possible()
+    }
+
     /// Whether anybody waits.
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether calls are kept back until a proof tells whether all fail.
+    pub fn is_suspended(&self) -> bool {
+        self.breaker.state() == State::Closed && self.faults.is_everybody()
     }
 
     /// How many deliveries the broker should give us.
@@ -197,39 +217,52 @@ impl Gate {
     pub fn is_ready(&self, now: Instant) -> bool {
         !self.is_stopped()
             && match self.breaker.state() {
-                State::Closed => {
-                    self.closed_until(now).is_none() && self.under_way < self.window.limit()
-                }
+                State::Closed => self.may_call(now),
                 State::Open { probe_at, .. } => probe_at <= now && !self.wants_control(now),
                 State::HalfOpen { .. } => false,
             }
     }
 
+    fn may_call(&self, now: Instant) -> bool {
+        if self.gathers(now).is_some() || self.under_way >= self.window.limit() {
+            return false;
+        }
+        if self.throttle.closed_until(now).is_some() {
+            return self.may_try(now);
+        }
+        !self.faults.is_everybody() || self.may_ask(now)
+    }
+
+    /// Whether an event may be the trial of a throttled portal: one must wait whose customer was not
+    /// throttled, and no control call can be made.
+    fn may_try(&self, now: Instant) -> bool {
+        let is_alone = !self.controls.is_possible() || self.controls.is_busy();
+        let is_due = self.throttle.trial_at(now).is_some_and(|at| at <= now);
+        is_alone && is_due && self.fresh(now).is_some()
+    }
+
+    /// While calls are suspended and no control call can be made just now, one event at a time may
+    /// tell as well.
+    fn may_ask(&self, now: Instant) -> bool {
+        let is_asking = self.under_way > 0 || self.controls.is_under_way();
+        !is_asking && (self.controls.is_busy() || self.controls.next_at(now).is_some())
+    }
+
+    /// Which of those that wait is called next while the breaker is closed.
+    fn fresh(&self, now: Instant) -> Option<usize> {
+        if self.throttle.closed_until(now).is_none() {
+            return (!self.waiting.is_empty()).then_some(0);
+        }
+        // The last one: those before it may be of the same bad batch as the one that was throttled.
+        self.waiting.iter().rposition(|(_, customer)| !self.throttle.has_struck(customer))
+    }
+
     /// Whether a call that failed may be made again at once.
     pub fn allows_repeat(&self, now: Instant) -> bool {
-        self.breaker.state() == State::Closed && self.throttle.closed_until(now).is_none()
-    }
-
-    /// Notes a call that failed, to find out whose fault it was. `is_again`: the same event's call
-    /// had failed before, and all was well in between.
-    pub fn doubt(&self, call: &Call, ended: Instant, is_again: bool) -> Doubt {
-        let is_first_of_many = !is_again && self.breaker.is_everybody();
-        self.witnesses.doubt(call.clone(), ended, is_first_of_many)
-    }
-
-    /// Whether the end of a call that failed may be held against its event for good; `None` while
-    /// nobody can tell.
-    pub fn ruling(&self, doubt: &Doubt) -> Option<Ruling> {
-        match self.witnesses.testify(doubt) {
-            Some(Testimony::Own) => return Some(Ruling::Final),
-            Some(Testimony::WellNow) => return Some(Ruling::Hold),
-            None => {}
-        }
-        if self.is_stopped() || self.breaker.state() != State::Closed {
-            Some(Ruling::Hold)
-        } else {
-            self.breaker.is_everybody().then_some(Ruling::Ask)
-        }
+        self.breaker.state() == State::Closed
+            && !self.is_stopped()
+            && !self.faults.is_everybody()
+            && self.throttle.closed_until(now).is_none()
     }
 
     /// Lets the next one pass, if there is one and it may. Each pass ends in [`end`](Self::end) or
@@ -239,11 +272,16 @@ impl Gate {
             return None;
         }
         let admitted = if self.breaker.state() == State::Closed {
-            let (ticket, _) = self.waiting.pop_front()?;
+            let index = self.fresh(now)?;
+            let (ticket, _) = self.waiting.remove(index)?;
+            if self.throttle.closed_until(now).is_some() {
+                self.throttle.begin_trial();
+            }
             (ticket, Pass::Ordinary)
         } else {
             let is_fresh = |(_, customer): &(Ticket, _)| !self.breaker.has_probed(customer);
-            let index = self.waiting.iter().position(is_fresh).unwrap_or(0);
+            // The last one: those before it may be of the same bad batch.
+            let index = self.waiting.iter().rposition(is_fresh).unwrap_or(0);
             let (ticket, customer) = self.waiting.remove(index)?;
             self.breaker.begin_probe(Some(&customer));
             (ticket, Pass::Probe)
@@ -255,7 +293,9 @@ impl Gate {
 
     /// Lets a call pass that found nobody before it and free way. Saves a ticket.
     pub fn admit_at_once(&mut self, now: Instant) -> Option<Pass> {
-        let is_free = self.breaker.state() == State::Closed && self.waiting.is_empty();
+        let is_free = self.breaker.state() == State::Closed
+            && self.waiting.is_empty()
+            && self.throttle.closed_until(now).is_none();
         if !is_free || !self.is_ready(now) {
             return None;
         }
@@ -263,57 +303,135 @@ impl Gate {
         Some(Pass::Ordinary)
     }
 
-    /// When [`is_ready`](Self::is_ready) may change by the passing of time alone.
+    /// When [`is_ready`](Self::is_ready) or [`wants_control`](Self::wants_control) may change by the
+    /// passing of time alone.
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
-        if self.is_stopped() || !self.has_waiting() {
+        if self.is_stopped() {
             return None;
         }
-        match self.breaker.state() {
-            State::Closed => self.closed_until(now),
-            State::Open { .. } if self.breaker.prefers_control(now) => Some(now),
+        let for_calls = self.has_waiting().then(|| match self.breaker.state() {
+            State::Closed => {
+                let trial = self.throttle.trial_at(now).filter(|at| *at > now);
+                trial.or(self.throttle.closed_until(now)).max(self.gathers(now))
+            }
             State::Open { probe_at, .. } => Some(probe_at),
             State::HalfOpen { .. } => None,
+        });
+        [for_calls.flatten(), self.next_control(now)].into_iter().flatten().min()
+    }
+
+    /// When a control call is due: for open faults, or as the trial of a throttled portal.
+    fn next_control(&self, now: Instant) -> Option<Instant> {
+        if self.breaker.state() != State::Closed || self.controls.is_under_way() {
+            return None;
+        }
+        let for_faults = self.faults.patience_ends().map(|patience_ends| {
+            let wanted = if self.faults.is_everybody() { now } else { patience_ends };
+            self.throttle.closed_until(now).map_or(wanted, |at| at.max(wanted))
+        });
+        let trial_at = self.throttle.trial_at(now).filter(|_| self.controls.is_possible());
+        let wanted = [for_faults, trial_at].into_iter().flatten().min()?;
+        Some(self.controls.next_at(now).map_or(wanted, |at| at.max(wanted)))
+    }
+
+    /// Whether a control call is due: for open faults, or as the probe of an outage.
+    pub fn wants_control(&self, now: Instant) -> bool {
+        !self.is_stopped()
+            && match self.breaker.state() {
+                State::Closed => self.next_control(now).is_some_and(|at| at <= now),
+                State::Open { .. } => self.has_waiting() && self.breaker.prefers_control(now),
+                State::HalfOpen { .. } => false,
+            }
+    }
+
+    /// Begins the control call that is due, of a customer that has no event in hand. Where there is
+    /// nothing to send, what is open is decided without it.
+    pub fn control(
+        &mut self,
+        (now, wall): (Instant, Timestamp),
+        dice: f64,
+        is_free: impl Fn(&Arc<str>) -> bool,
+    ) -> (Control, Option<News>) {
+        if !self.wants_control(now) {
+            return (Control::None, None);
+        }
+        let is_probe = self.breaker.state() != State::Closed;
+        let Some(candidate) = self.controls.next(is_free) else {
+            if is_probe {
+                self.breaker.skip_control();
+                return (Control::None, None);
+            }
+            let is_possible = self.controls.is_possible();
+            return (
+                Control::None,
+                if is_possible { None } else { self.without_control((now, wall), dice) },
+            );
+        };
+        if is_probe {
+            self.breaker.begin_probe(None);
+        } else {
+            self.throttle.begin_trial();
+        }
+        self.controls.begin();
+        self.under_way += 1;
+        let pass = if is_probe { Pass::ControlProbe } else { Pass::Control };
+        (Control::Call(candidate, pass), None)
+    }
+
+    /// What is known of an open fault. While no calls are made at all, it is called again after that.
+    pub fn finding(&self, fault: FaultId, now: Instant) -> Finding {
+        match self.faults.finding(fault, now) {
+            Finding::Open | Finding::Untellable if self.is_stopped() => Finding::CallAgain,
+            finding => finding,
         }
     }
 
-    /// Lets a control call pass, whatever waits. `None` if there is nothing to find out.
-    pub fn admit_control(&mut self, now: Instant) -> Option<Pass> {
-        let pass = match self.breaker.state() {
-            _ if self.is_stopped() => return None,
-            State::Closed if self.throttle.closed_until(now).is_some() => return None,
-            State::Closed => Pass::Control,
-            State::Open { probe_at, .. }
-                if probe_at <= now || self.breaker.prefers_control(now) =>
-            {
-                self.breaker.begin_probe(None);
-                Pass::Probe
-            }
-            State::Open { .. } | State::HalfOpen { .. } => return None,
-        };
-        self.under_way += 1;
-        Some(pass)
+    /// When a fault that stays open is given up.
+    pub fn gives_up_at(&self, fault: FaultId) -> Option<Instant> {
+        self.faults.gives_up_at(fault)
     }
 
-    /// Whether the probe that is due should be a control call.
-    pub fn wants_control(&self, now: Instant) -> bool {
-        !self.is_stopped() && self.has_waiting() && self.breaker.prefers_control(now)
+    /// A fault's turn goes on, or ends, without it.
+    pub fn take_fault(&mut self, fault: FaultId) {
+        self.faults.take(fault);
     }
 
-    /// There is nothing that a control call could send: the probe goes to an event.
-    pub fn skip_control(&mut self) {
-        self.breaker.skip_control();
+    /// An update was applied: it may be sent again.
+    pub fn remember(
+        &mut self,
+        now: Instant,
+        customer: &str,
+        candidate: impl FnOnce() -> Candidate,
+    ) {
+        self.controls.remember(now, candidate, customer);
+    }
+
+    /// A later update of this customer may have been applied: the kept one is not to be sent again.
+    pub fn forget(&mut self, customer: &str) {
+        self.controls.forget(customer);
     }
 
     /// Takes a pass back that was not used.
     pub fn give_back(&mut self, pass: Pass, now: Instant) {
         self.under_way -= 1;
-        if pass == Pass::Probe {
-            self.breaker.abandon_probe(now);
+        match pass {
+            Pass::Ordinary => self.throttle.give_back_trial(now),
+            Pass::Probe => self.breaker.abandon_probe(now),
+            Pass::Control => {
+                self.controls.end();
+                self.throttle.give_back_trial(now);
+            }
+            Pass::ControlProbe => {
+                self.controls.end();
+                self.breaker.abandon_probe(now);
+                self.breaker.skip_control();
+            }
         }
     }
 
-    /// The credentials have changed: whether that was it is worth finding out at once.
-    pub fn credentials_changed(&mut self, now: Instant) {
+    /// Other credentials came into force: whether that was it is worth finding out at once.
+    pub fn credentials_changed(&mut self, number: u64, now: Instant) {
+        self.faults.credentials_changed(number);
         self.breaker.hurry(now);
     }
 
@@ -332,9 +450,8 @@ impl Gate {
         self.gathers_until = Some(until);
     }
 
-    fn closed_until(&self, now: Instant) -> Option<Instant> {
-        let gathers_until = self.gathers_until.filter(|until| now < *until);
-        self.throttle.closed_until(now).max(gathers_until)
+    fn gathers(&self, now: Instant) -> Option<Instant> {
+        self.gathers_until.filter(|until| now < *until)
     }
 
     fn is_stopped(&self) -> bool {

@@ -1,4 +1,4 @@
-//! After the storm: waits until the queues are empty, then collects what became of everything.
+//! After the storm: waits until the queues hold nothing, then collects what became of everything.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,13 @@ use super::events::{Fields, number};
 use super::evidence::{Customer, Message};
 use super::sky::Sky;
 use crate::support::bed::Bed;
+use crate::support::broker::Broker;
+use crate::support::held;
 use crate::support::process::Process;
 use crate::support::queues::holds_events;
 
 /// How long the queues may take to empty.
 const LIMIT: Duration = Duration::from_secs(90);
-const LOOK: Duration = Duration::from_millis(250);
-/// Empty looks in a row: a message in hand is in no queue that can be looked at.
-const LOOKS: usize = 4;
 
 /// All queues of the topology that should be empty in the end.
 pub async fn queues(bed: &Bed) -> Result<Vec<String>> {
@@ -27,36 +26,26 @@ pub async fn queues(bed: &Bed) -> Result<Vec<String>> {
     Ok(names.filter(|name| *name != bed.queue("dead") && holds_events(name)).collect())
 }
 
-/// Returns when the queues are empty and the relay has ended and left them so, or when time is up.
-pub async fn wait(bed: &Bed, queues: &[String], relay: &mut Process, sky: &Sky) -> Result<()> {
+/// Returns when no queue holds a message and the relay has ended and left them so, or when time is
+/// up.
+pub async fn wait(bed: &Bed, broker: &Broker, relay: &mut Process, sky: &Sky) -> Result<()> {
     let end = Instant::now() + LIMIT;
+    let (work, tiers) = bed.ways().await?;
     loop {
-        let mut empty_looks = 0;
-        while empty_looks < LOOKS && Instant::now() < end {
-            empty_looks = if are_empty(bed, queues).await? { empty_looks + 1 } else { 0 };
-            tokio::time::sleep(LOOK).await;
-        }
+        let left = end.saturating_duration_since(Instant::now());
+        let ended = held::until_all_ended(bed, broker, left).await;
         // What it has in hand comes back to a queue, or to its end.
         sky.end(relay, "TERM").await?;
-        if Instant::now() >= end {
-            sky.says("the queues were not empty in time");
+        if let Err(error) = ended {
+            sky.says(&format!("{error:#}"));
             return Ok(());
         }
-        if are_empty(bed, queues).await? {
+        if held::snapshot(broker, &work, &tiers).await?.is_empty() {
             sky.says("the queues are empty");
             return Ok(());
         }
         *relay = bed.launch_relay()?;
     }
-}
-
-async fn are_empty(bed: &Bed, queues: &[String]) -> Result<bool> {
-    for queue in queues {
-        if bed.queues.depth(queue).await? > 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Takes everything out of a queue.

@@ -87,7 +87,7 @@ pub async fn run(plan: Plan, mut bed: Bed, mut broker: Broker) -> Result<Report>
 
     bed.queues = Queues::connect(&broker.url()).await?;
     let queues = calm::queues(&bed).await?;
-    calm::wait(&bed, &queues, &mut relay, &sky).await?;
+    calm::wait(&bed, &broker, &mut relay, &sky).await?;
     let mut evidence = Evidence { published, ..Evidence::default() };
     evidence.customers = calm::customers(&bed).await?;
     evidence.letters = calm::take(&bed, &bed.queue("dead")).await?;

@@ -1,0 +1,190 @@
+//! Control calls: an update that was applied is sent once more, to find out whether the portal takes
+//! anything at all. One at a time, and ever more rarely while no event goes well.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::field::FieldSet;
+use super::update::Update;
+use super::version::Version;
+
+/// Updates kept that were applied, each of another customer.
+const MAX_CANDIDATES: usize = 4;
+/// They need not be the very latest.
+const REMEMBER_EVERY: Duration = Duration::from_secs(1);
+/// The gap after a control call; while no event goes well each further one is twice as long.
+const FIRST_GAP: Duration = Duration::from_secs(1);
+const LONGEST_GAP: Duration = Duration::from_secs(4);
+
+/// Whose update a control call may send (`outage.control_calls`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlCalls {
+    /// The latest that were applied, or the probe customer's.
+    Applied,
+    /// The probe customer's alone.
+    ProbeCustomer,
+    /// Nobody's: no control call is made.
+    Off,
+}
+
+/// An update that may be sent again as long as it is its customer's newest.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Whose.
+    pub customer: Arc<str>,
+    /// What is sent.
+    pub update: Arc<Update>,
+    /// The versions it consisted of; none for the probe customer, which may always be sent.
+    pub versions: Vec<(Version, FieldSet)>,
+}
+
+/// What can be sent, and when.
+#[derive(Debug)]
+pub struct Controls {
+    setting: ControlCalls,
+    probe_customer: Option<Candidate>,
+    applied: VecDeque<Candidate>,
+    remembered_at: Option<Instant>,
+    /// Since an event last went well.
+    made: u32,
+    next_at: Option<Instant>,
+    /// Since a call last went well.
+    failed: u32,
+    is_under_way: bool,
+    /// All candidates' customers have events of their own in hand.
+    is_busy: bool,
+}
+
+impl Controls {
+    pub(super) fn new(setting: ControlCalls, probe_customer: Option<Arc<Update>>) -> Controls {
+        let probe_customer = probe_customer.filter(|_| setting != ControlCalls::Off);
+        let probe_customer = probe_customer.map(|update| Candidate {
+            customer: update.entity_id().into(),
+            update,
+            versions: Vec::new(),
+        });
+        Controls {
+            setting,
+            probe_customer,
+            applied: VecDeque::new(),
+            remembered_at: None,
+            made: 0,
+            next_at: None,
+            failed: 0,
+            is_under_way: false,
+            is_busy: false,
+        }
+    }
+
+    /// An update was applied.
+    pub(super) fn remember(
+        &mut self,
+        now: Instant,
+        candidate: impl FnOnce() -> Candidate,
+        customer: &str,
+    ) {
+        if self.setting != ControlCalls::Applied {
+            return;
+        }
+        if let Some(known) = self.applied.iter_mut().find(|known| &*known.customer == customer) {
+            *known = candidate();
+            return;
+        }
+        if self.remembered_at.is_some_and(|at| now.duration_since(at) < REMEMBER_EVERY) {
+            return;
+        }
+        self.remembered_at = Some(now);
+        if self.applied.len() == MAX_CANDIDATES {
+            self.applied.pop_front();
+        }
+        self.applied.push_back(candidate());
+    }
+
+    /// A later update of this customer may have been applied: the kept one is not to be sent again.
+    pub(super) fn forget(&mut self, customer: &str) {
+        self.applied.retain(|known| &*known.customer != customer);
+    }
+
+    /// Whether there is anything to send.
+    pub(super) fn is_possible(&self) -> bool {
+        self.probe_customer.is_some() || !self.applied.is_empty()
+    }
+
+    /// Whether a control call failed, and none went well since.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed > 0
+    }
+
+    /// The next candidate whose customer is free. The one that was asked first goes last.
+    pub(super) fn next(&mut self, is_free: impl Fn(&Arc<str>) -> bool) -> Option<Candidate> {
+        let failed_probe = self.failed > 0 && !self.applied.is_empty();
+        let probe = self.probe_customer.iter().filter(|_| !failed_probe);
+        let found =
+            probe.chain(self.applied.iter().rev()).find(|one| is_free(&one.customer)).cloned();
+        self.is_busy = found.is_none();
+        if let Some(found) = &found
+            && let Some(index) = self.applied.iter().position(|one| one.customer == found.customer)
+            && let Some(asked) = self.applied.remove(index)
+        {
+            self.applied.push_front(asked);
+        }
+        found
+    }
+
+    pub(super) fn begin(&mut self) {
+        self.is_under_way = true;
+    }
+
+    /// A control call has ended, or was not made after all.
+    pub(super) fn end(&mut self) {
+        self.is_under_way = false;
+    }
+
+    /// It went well: the next one comes later, and ever later if it was no trial of a throttled portal:
+    /// the throttle makes those rare.
+    pub(super) fn succeeded(&mut self, was_trial: bool, now: Instant) {
+        self.failed = 0;
+        self.made = if was_trial { 1 } else { self.made.saturating_add(1) };
+        let gap = FIRST_GAP.saturating_mul(1 << (self.made - 1).min(10)).min(LONGEST_GAP);
+        self.next_at = Some(now + gap);
+    }
+
+    /// It failed: another candidate, if there is one, is asked at once. True if there is none.
+    pub(super) fn failed(&mut self, customer: &str) -> bool {
+        self.failed += 1;
+        self.forget(customer);
+        let has_other = self.applied.iter().any(|one| &*one.customer != customer)
+            || self.probe_customer.as_ref().is_some_and(|one| &*one.customer != customer);
+        self.failed > 1 || !has_other
+    }
+
+    /// It told nothing: not sooner than this again.
+    pub(super) fn postpone(&mut self, until: Instant) {
+        self.next_at = self.next_at.max(Some(until));
+    }
+
+    /// An event went well: they need not be ever rarer any more.
+    pub(super) fn event_succeeded(&mut self) {
+        (self.made, self.failed) = (0, 0);
+    }
+
+    /// The outage that they spoke for is declared.
+    pub(super) fn outage_declared(&mut self) {
+        self.failed = 0;
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.is_under_way
+    }
+
+    /// Customers' lanes have moved on: one may be free now.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy
+    }
+
+    /// When the next one may be made; `None` for now.
+    pub(super) fn next_at(&self, now: Instant) -> Option<Instant> {
+        self.next_at.filter(|at| *at > now)
+    }
+}

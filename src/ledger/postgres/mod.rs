@@ -1,0 +1,204 @@
+//! The ledger at a PostgreSQL server, for several relays at once: each customer is leased before it
+//! is called for, by the server's clock, and recorded under a fencing number. The only folder that
+//! knows `tokio_postgres` and its pool.
+
+mod connect;
+mod customers;
+mod fault;
+mod number;
+mod rows;
+mod tasks;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool};
+use jiff::Timestamp;
+use tokio_postgres::Config;
+use uuid::Uuid;
+
+use super::backend::{Answer, Backend};
+use super::change::{AuditEntry, Change, Committed};
+use super::error::LedgerError;
+use super::model::{
+    About, Account, Condition, Counts, CustomerKey, Doubted, Indexed, Loaded, Numbered, Part,
+    ReplayCount,
+};
+use crate::domain::doubt::Gap;
+use crate::domain::packed::Unreadable;
+use crate::domain::row::Row;
+use fault::Fault;
+
+/// A ledger's server.
+#[derive(Clone, Debug)]
+pub(super) struct Postgres {
+    pool: Pool,
+    /// Whose leases are ours.
+    owner: String,
+}
+
+impl Postgres {
+    /// Prepares connections; the first one is made at once, so that a mistake shows.
+    pub(super) async fn connect(config: &Config) -> Result<Postgres, LedgerError> {
+        let postgres = Postgres { pool: connect::pool(config)?, owner: Uuid::now_v7().to_string() };
+        drop(postgres.client().await?);
+        Ok(postgres)
+    }
+
+    async fn client(&self) -> Result<Object, Fault> {
+        Ok(self.pool.get().await?)
+    }
+
+    /// What a task of ours answers, in the contract's words. After a fault of the server sessions are
+    /// begun anew: what it said (that it is read-only, say) may hold for the old ones alone.
+    fn answer<'a, T>(
+        &'a self,
+        task: impl Future<Output = Result<T, Fault>> + Send + 'a,
+    ) -> Answer<'a, T> {
+        Box::pin(async move {
+            let answer = task.await;
+            let is_full = matches!(&answer, Err(fault) if fault.is_full_pool());
+            let answer = answer.map_err(LedgerError::from);
+            if let Err(LedgerError::Broken(_) | LedgerError::Unreachable(_)) = answer
+                && !is_full
+            {
+                self.pool.retain(|_, _| false);
+            }
+            answer
+        })
+    }
+}
+
+impl Backend for Postgres {
+    fn create_tables(&self) -> Answer<'_, Option<About>> {
+        self.answer(connect::create_tables(self))
+    }
+
+    fn create_ledger(&self, about: About) -> Answer<'_, About> {
+        self.answer(async move { connect::create_ledger(self, &about).await })
+    }
+
+    fn load_about(&self) -> Answer<'_, Option<About>> {
+        self.answer(connect::load_about(self))
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn find_other_users(&self) -> Answer<'_, Option<String>> {
+        self.answer(tasks::find_other_users(self))
+    }
+
+    fn lease_customers(
+        &self,
+        keys: Arc<Vec<CustomerKey>>,
+        lease: Duration,
+    ) -> Answer<'_, Vec<Loaded>> {
+        self.answer(async move { customers::lease(self, &keys, lease).await })
+    }
+
+    fn commit_changes(&self, changes: Arc<Vec<Change>>) -> Answer<'_, Vec<Committed>> {
+        self.answer(async move { customers::commit(self, &changes).await })
+    }
+
+    fn rehearse(&self, change: Change) -> Answer<'_, ()> {
+        self.answer(async move { customers::rehearse(self, &change).await })
+    }
+
+    fn load_account(&self, key: CustomerKey) -> Answer<'_, Account> {
+        self.answer(tasks::load_account(self, key))
+    }
+
+    fn load_rows(&self, keys: Vec<CustomerKey>) -> Answer<'_, Vec<Result<Row, Unreadable>>> {
+        self.answer(async move { tasks::load_rows(self, &keys).await })
+    }
+
+    fn replace_unreadable(&self, key: CustomerKey, row: Row, at: Timestamp) -> Answer<'_, bool> {
+        self.answer(async move { tasks::replace_unreadable(self, key, &row, at).await })
+    }
+
+    fn erase_customer(&self, key: CustomerKey) -> Answer<'_, ()> {
+        self.answer(tasks::erase_customer(self, key))
+    }
+
+    fn load_dead_letters(&self) -> Answer<'_, Vec<Indexed>> {
+        self.answer(tasks::load_dead_letters(self))
+    }
+
+    fn count_dead_letters(&self) -> Answer<'_, u64> {
+        self.answer(tasks::count_dead_letters(self))
+    }
+
+    fn replace_dead_letters(&self, found: Vec<Indexed>, began: Timestamp) -> Answer<'_, ()> {
+        self.answer(async move { tasks::replace_dead_letters(self, &found, began).await })
+    }
+
+    fn has_replay_ended(&self, replay_id: Uuid) -> Answer<'_, bool> {
+        self.answer(tasks::has_replay_ended(self, replay_id))
+    }
+
+    fn count_replays(&self, beginning: String) -> Answer<'_, Vec<ReplayCount>> {
+        self.answer(async move { tasks::count_replays(self, &beginning).await })
+    }
+
+    fn append_audit(&self, entry: AuditEntry) -> Answer<'_, ()> {
+        self.answer(async move { tasks::append_audit(self, &entry).await })
+    }
+
+    fn load_audit(&self, last: u32) -> Answer<'_, Vec<AuditEntry>> {
+        self.answer(tasks::load_audit(self, last))
+    }
+
+    fn inspect(&self) -> Answer<'_, Condition> {
+        self.answer(tasks::inspect(self))
+    }
+
+    fn count(&self) -> Answer<'_, Counts> {
+        self.answer(tasks::count(self))
+    }
+
+    fn count_out_of_step(&self) -> Answer<'_, (u64, Option<Timestamp>)> {
+        self.answer(tasks::count_out_of_step(self))
+    }
+
+    fn sweep(&self, limit: Option<Timestamp>, overdue: Timestamp) -> Answer<'_, u64> {
+        self.answer(tasks::sweep(self, limit, overdue))
+    }
+
+    fn clear(&self) -> Answer<'_, ()> {
+        self.answer(tasks::clear(self))
+    }
+
+    fn load_part(&self, behind: Option<CustomerKey>) -> Answer<'_, Part> {
+        self.answer(tasks::load_part(self, behind))
+    }
+
+    fn store_part(&self, part: Part) -> Answer<'_, ()> {
+        self.answer(async move { tasks::store_part(self, &part).await })
+    }
+
+    fn load_number(&self) -> Answer<'_, Numbered> {
+        self.answer(number::load(self))
+    }
+
+    fn raise_number(&self, at_least: u64, at: Timestamp) -> Answer<'_, Numbered> {
+        self.answer(number::raise(self, None, at_least, at))
+    }
+
+    fn open_gap(&self, gap: Gap, at_least: u64, at: Timestamp) -> Answer<'_, Numbered> {
+        self.answer(number::raise(self, Some(gap), at_least, at))
+    }
+
+    fn close_gap(&self) -> Answer<'_, ()> {
+        self.answer(number::close_gap(self))
+    }
+
+    fn read_clock(&self) -> Answer<'_, Option<Timestamp>> {
+        self.answer(async { tasks::read_clock(self).await.map(Some) })
+    }
+
+    fn load_doubts(&self) -> Answer<'_, Vec<Doubted>> {
+        self.answer(number::load_doubts(self))
+    }
+}

@@ -1,0 +1,129 @@
+//! Control calls: an update that was applied is sent once more, which changes nothing, to find out
+//! whether the portal takes anything. When, and whose, the gate's rules say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::Context;
+
+use super::Worker;
+use crate::clock;
+use crate::domain::controls::Candidate;
+use crate::domain::field::FieldSet;
+use crate::domain::gate::{Control, Pass};
+use crate::domain::retry::after;
+use crate::domain::row::Row;
+use crate::domain::update::Update;
+use crate::domain::version::Version;
+use crate::ledger::{Change, Committed, CustomerKey, Lease, Loaded, LoadedCustomer};
+
+/// Before a control call is tried again that could not be made: its customer was busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Makes control calls when they are due. Never ends.
+pub(super) async fn make_control_calls(worker: &Arc<Worker>) {
+    loop {
+        worker.gate.wants_control().await;
+        let control =
+            worker.gate.control(|customer| worker.with_lanes(|lanes| lanes.reserve(customer)));
+        let is_made = match control {
+            Control::Call(candidate, pass) => {
+                let is_made = worker.send_again(&candidate, pass).await;
+                if let Some(next) = worker.with_lanes(|lanes| lanes.finish(&candidate.customer)) {
+                    worker.start_lane(next);
+                }
+                is_made
+            }
+            Control::None => false,
+        };
+        if !is_made {
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
+    }
+}
+
+impl Worker {
+    /// Sends an update again, if it is its customer's newest: another relay may have applied something
+    /// newer, or have the customer just now. The ledger knows. False if it was not sent.
+    async fn send_again(&self, candidate: &Candidate, pass: Pass) -> bool {
+        let Candidate { customer, update, versions } = candidate;
+        let give_back = || self.gate.learn(|rules| rules.give_back(pass, clock::instant()));
+        let key = self.ledger.key(customer);
+        let loaded = tokio::select! {
+            loaded = self.ledger.load(key) => loaded,
+            () = self.cut.cancelled() => {
+                give_back();
+                return false;
+            }
+        };
+        let Loaded::Ours(loaded) = loaded else {
+            give_back();
+            return false;
+        };
+        let is_newest = |(version, fields): &(Version, FieldSet)| {
+            fields.iter().all(|field| loaded.row.newest(field) == Some(version))
+        };
+        let is_newest = self.ledger.about().is_none() || versions.iter().all(is_newest);
+        if !is_newest {
+            self.gate.learn(|rules| rules.forget(customer));
+        }
+        // No event comes again after a crash to say so: it is in the ledger before.
+        if !is_newest || self.mark(key, &loaded, true).await != Committed::Done {
+            give_back();
+            self.end_lease(key, loaded.lease, None).await;
+            return false;
+        }
+        if self.call_again(customer, update, pass).await {
+            self.mark(key, &loaded, false).await;
+        } else {
+            let row = has_values(&loaded).then(|| loaded.row.pack());
+            self.end_lease(key, loaded.lease, row).await;
+        }
+        true
+    }
+
+    async fn end_lease(&self, key: CustomerKey, lease: Option<Lease>, row: Option<Vec<u8>>) {
+        let change = Change { row, ..super::unchanged(key, lease, clock::now()) };
+        if !change.is_empty() {
+            self.ledger.commit(change).await;
+        }
+    }
+
+    /// Whether the call may still be under way.
+    async fn call_again(&self, customer: &Arc<str>, update: &Update, pass: Pass) -> bool {
+        self.gate.keep_rate().await;
+        let context = Context::new();
+        tokio::select! {
+            called = self.call_once(customer, update, &context, 0) => {
+                let judgement = self.config.retry.believe(called.judgement);
+                let outcome = judgement.outcome;
+                tracing::info!(outcome = outcome.name(), "control call");
+                self.gate.end_control(&called.call, pass, &judgement);
+                outcome.may_be_under_way()
+            }
+            () = self.cut.cancelled() => {
+                self.gate.learn(|rules| rules.give_back(pass, clock::instant()));
+                true
+            }
+        }
+    }
+
+    /// Records that a call may be under way. A lease that was lost has somebody else know.
+    async fn mark(
+        &self,
+        key: CustomerKey,
+        loaded: &LoadedCustomer,
+        keeps_lease: bool,
+    ) -> Committed {
+        let (mut row, at) = (loaded.row.clone(), clock::now());
+        row.mark(None, after(at, self.config.portal.settle_after), at);
+        let row = has_values(loaded).then(|| row.pack());
+        let change = Change { row, keeps_lease, ..super::unchanged(key, loaded.lease, at) };
+        if change.is_empty() { Committed::Done } else { self.ledger.commit(change).await }
+    }
+}
+
+/// Where nothing was ever applied, nothing can be undone: a probe customer leaves no row behind.
+fn has_values(loaded: &LoadedCustomer) -> bool {
+    loaded.row != Row::default()
+}

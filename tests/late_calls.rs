@@ -1,0 +1,121 @@
+//! A call that is under way at the portal, after whoever made it lost sight of it, undoes nothing:
+//! what is newer is sent once more when that call can no longer land.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use crate::harness::{Context, suite};
+use crate::support::bed::{Bed, LIMIT};
+use crate::support::chaos::{ChaosProxy, Fault};
+use crate::support::traffic::{CLOSED, OPENED, wrote};
+use crate::support::{eventually, held};
+
+suite!(
+ManagedBroker:
+    a_newer_value_is_sent_again_though_its_session_was_lost_meanwhile;
+Postgres:
+    a_timed_out_call_is_remembered_though_the_customer_is_read_again;
+);
+
+const EARLY: &str = "2026-11-01T10:00:00Z";
+const LATE: &str = "2026-11-01T11:00:00Z";
+
+fn at(bed: &Bed, id: &str, time: &str, city: &str) -> Value {
+    let mut event = bed.event(id, "C1", &json!({"city": city}));
+    event["time"] = json!(time);
+    event
+}
+
+/// The portal's next call for C1 is applied so much later, whoever waits for it.
+async fn next_call_is_late(bed: &Bed, late: Duration) -> Result<()> {
+    let fault = json!({"kind": "late", "ms": late.as_millis()});
+    let rule = json!({"match": {"entity_prefix": "C1"}, "times": 1, "fault": fault});
+    bed.simulator.fault(rule).await
+}
+
+async fn under_way(bed: &Bed, calls: u64) -> Result<()> {
+    eventually(&format!("{calls} calls under way"), LIMIT, || async {
+        Ok((bed.simulator.stats().await?["in_flight"] == calls).then_some(()))
+    })
+    .await
+}
+
+async fn cities(bed: &Bed) -> Result<Vec<String>> {
+    let customer = bed.simulator.customer("C1").await?;
+    let history = customer["history"].as_array().cloned().unwrap_or_default();
+    let city = |update: Value| update["fields"]["city"].as_str().map(str::to_owned);
+    Ok(history.into_iter().filter_map(city).collect())
+}
+
+/// Waits until the late call has landed on top of `newest`, and everything has come to its end.
+async fn ends_with(context: &Context, bed: &Bed, newest: &str) -> Result<()> {
+    eventually("the late call", LIMIT, || async {
+        let cities = cities(bed).await?;
+        let newer = cities.iter().position(|city| city == newest);
+        Ok(newer.filter(|newer| newer + 1 < cities.len()))
+    })
+    .await?;
+    held::until_all_ended(bed, context.broker().await?, LIMIT).await?;
+    let cities = cities(bed).await?;
+    ensure!(cities.last().is_some_and(|last| last == newest), "{cities:?}");
+    Ok(())
+}
+
+async fn a_newer_value_is_sent_again_though_its_session_was_lost_meanwhile(
+    context: Context,
+) -> Result<()> {
+    let mut bed = context.bed().await?;
+    let broker = context.broker().await?;
+    let proxy = ChaosProxy::start(broker.address()).await?;
+    bed.settings.set("broker.url", &proxy.through(&broker.url()));
+    bed.settings.set("broker.operation_timeout", "1s");
+    bed.settings.set("portal.timeout", "1500ms").set("portal.settle_after", "14s");
+    let relay = bed.start_relay().await?;
+    next_call_is_late(&bed, Duration::from_secs(12)).await?;
+    bed.publish(&at(&bed, "old", EARLY, "Pune")).await?;
+    wrote(&bed, "timed-out", 1, LIMIT).await?;
+    bed.applied("C1", 1).await?;
+    let slow = json!({"kind": "latency", "ms": 1000});
+    bed.simulator.fault(json!({"times": 1, "fault": slow})).await?;
+    bed.publish(&at(&bed, "new", LATE, "Kochi")).await?;
+    under_way(&bed, 1).await?;
+    proxy.set(Fault::Refuse).await;
+    bed.applied("C1", 2).await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    proxy.set(Fault::None).await;
+    ends_with(&context, &bed, "Kochi").await?;
+    bed.end(relay).await.map(drop)
+}
+
+/// A lease is renewed while an event waits out an outage: its own timed-out call is not forgotten.
+async fn a_timed_out_call_is_remembered_though_the_customer_is_read_again(
+    context: Context,
+) -> Result<()> {
+    let mut bed = context.bed().await?;
+    let postgres = context.postgres().await?;
+    bed.settings.set("ledger.url", &postgres.database().await?);
+    bed.settings.set("portal.timeout", "1500ms").set("portal.settle_after", "19s");
+    // Half of it is longer than a lease outlasts an attempt.
+    bed.settings.set("outage.first_probe", "11s").set("outage.max_probe_interval", "11s");
+    bed.settings.set("portal.probe_customer", "").set("outage.control_calls", "off");
+    let relay = bed.start_relay().await?;
+    next_call_is_late(&bed, Duration::from_secs(17)).await?;
+    let fails = json!({"kind": "status", "code": 503});
+    bed.simulator.fault(json!({"match": {"entity_prefix": "X"}, "fault": fails})).await?;
+    bed.publish(&at(&bed, "old", EARLY, "Pune")).await?;
+    under_way(&bed, 1).await?;
+    for n in 0..3 {
+        bed.publish(&bed.event(&format!("x{n}"), &format!("X{n}"), &json!({"city": "Agra"})))
+            .await?;
+    }
+    wrote(&bed, OPENED, 1, LIMIT).await?;
+    wrote(&bed, "timed-out", 1, LIMIT).await?;
+    bed.simulator.heal().await?;
+    wrote(&bed, CLOSED, 1, LIMIT).await?;
+    bed.applied("C1", 1).await?;
+    bed.publish(&at(&bed, "new", LATE, "Kochi")).await?;
+    ends_with(&context, &bed, "Kochi").await?;
+    bed.end(relay).await.map(drop)
+}

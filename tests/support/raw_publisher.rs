@@ -1,0 +1,104 @@
+//! Publishes one message as bytes of our own: what a client library would not write.
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use url::Url;
+
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+/// `content_type` and `headers` are there.
+const FLAGS: u16 = 0x8000 | 0x2000;
+
+/// Publishes a structured event with a header that is an array in an array, so many times; waits for
+/// the broker's confirm.
+pub async fn publish_nested(
+    broker: &str,
+    exchange: &str,
+    levels: usize,
+    body: &[u8],
+) -> Result<()> {
+    let broker: Url = broker.parse()?;
+    let host = broker.host_str().context("no host")?;
+    let mut wire = Wire(TcpStream::connect((host, broker.port().unwrap_or(5672))).await?);
+    wire.open(&broker).await?;
+    let key = "customer.updated";
+    let publish = [&[0, 60, 0, 40, 0, 0][..], &short(exchange), &short(key), &[1]].concat();
+    wire.write(METHOD, 1, &publish).await?;
+    let size = (body.len() as u64).to_be_bytes();
+    let table = [short("nested"), nested(levels)].concat();
+    let properties =
+        [&FLAGS.to_be_bytes()[..], &short("application/cloudevents+json"), &long(&table)].concat();
+    wire.write(HEADER, 1, &[&[0, 60, 0, 0][..], &size, &properties].concat()).await?;
+    wire.write(BODY, 1, body).await?;
+    wire.answer([0, 60, 0, 80]).await.map(drop)
+}
+
+fn nested(levels: usize) -> Vec<u8> {
+    let innermost = vec![b'V'];
+    // Written from the inside: what is outside begins earlier.
+    let mut outside = Vec::with_capacity(levels);
+    let mut size = innermost.len();
+    for _ in 0..levels {
+        outside.push(size);
+        size += 5;
+    }
+    let mut value = Vec::with_capacity(size);
+    for inner in outside.iter().rev() {
+        value.push(b'A');
+        value.extend(u32::try_from(*inner).expect("it fits a frame").to_be_bytes());
+    }
+    value.extend(innermost);
+    value
+}
+
+fn short(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).expect("a short text");
+    [&[length][..], text.as_bytes()].concat()
+}
+
+fn long(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).expect("it fits a frame");
+    [&length.to_be_bytes()[..], bytes].concat()
+}
+
+struct Wire(TcpStream);
+
+impl Wire {
+    async fn open(&mut self, broker: &Url) -> Result<()> {
+        self.0.write_all(b"AMQP\0\0\x09\x01").await?;
+        self.answer([0, 10, 0, 10]).await?;
+        let password = broker.password().unwrap_or("guest");
+        let response = [b"\0", broker.username().as_bytes(), b"\0", password.as_bytes()].concat();
+        let start_ok =
+            [&[0, 10, 0, 11][..], &long(b""), &short("PLAIN"), &long(&response), &short("en_US")];
+        self.write(METHOD, 0, &start_ok.concat()).await?;
+        let tune = self.answer([0, 10, 0, 30]).await?;
+        // The broker's own limits, and no heartbeats.
+        let limits = tune.get(4..10).context("limits")?;
+        self.write(METHOD, 0, &[&[0, 10, 0, 31][..], limits, &[0, 0]].concat()).await?;
+        self.write(METHOD, 0, &[&[0, 10, 0, 40][..], &short("/"), &[0, 0]].concat()).await?;
+        self.answer([0, 10, 0, 41]).await?;
+        self.write(METHOD, 1, &[0, 20, 0, 10, 0]).await?;
+        self.answer([0, 20, 0, 11]).await?;
+        self.write(METHOD, 1, &[0, 85, 0, 10, 0]).await?;
+        self.answer([0, 85, 0, 11]).await.map(drop)
+    }
+
+    async fn write(&mut self, kind: u8, channel: u16, payload: &[u8]) -> Result<()> {
+        let [high, low] = channel.to_be_bytes();
+        let frame = [&[kind, high, low][..], &long(payload), &[0xce]].concat();
+        Ok(self.0.write_all(&frame).await?)
+    }
+
+    async fn answer(&mut self, expected: [u8; 4]) -> Result<Vec<u8>> {
+        let mut head = [0; 7];
+        self.0.read_exact(&mut head).await.context("the broker closes the connection")?;
+        let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
+        let mut payload = vec![0; usize::try_from(size)? + 1];
+        self.0.read_exact(&mut payload).await?;
+        ensure!(payload.starts_with(&expected), "the broker answers {payload:?}");
+        Ok(payload)
+    }
+}
