@@ -277,7 +277,7 @@ async fn a_connection_lost_before_the_ack_costs_no_second_call(context: Context)
     let proxy = proxied(&context, &mut bed).await?;
     bed.declare().await?;
     let relay = bed.start_relay().await?;
-    bed.simulator.fault(json!({"times": 1, "fault": {"kind": "latency", "ms": 500}})).await?;
+    bed.simulator.fault(json!({"times": 1, "fault": {"kind": "latency", "ms": 3000}})).await?;
     bed.publish(&bed.event("e1", "C1", &city())).await?;
     eventually("the call", LIMIT, || async {
         Ok((bed.simulator.stats().await?["in_flight"] == 1).then_some(()))

@@ -16,6 +16,9 @@ use serde_json::Value;
 use super::eventually;
 
 const TAKEN_AT_ONCE: u16 = 500;
+const ACKED_AT_ONCE: usize = 250;
+/// For several acks to reach a queue.
+const ACK_PATIENCE: Duration = Duration::from_millis(300);
 
 /// A connection of the test's own.
 pub struct Queues {
@@ -170,7 +173,9 @@ impl Queues {
         Ok(connection.close(200, "gone".into()).await?)
     }
 
-    /// Takes all messages of a queue.
+    /// Takes all messages of a queue. Acked one by one, with the channel closed right behind them, up
+    /// to half of them would come back: a channel passes acks on to a quorum queue only as fast as that
+    /// confirms them. So they are acked together.
     pub async fn take_all(&self, queue: &str) -> Result<Vec<Taken>> {
         let count = self.depth(queue).await? as usize;
         let channel = self.connection.create_channel().await?;
@@ -181,8 +186,14 @@ impl Queues {
         let mut deliveries = deliveries.take(count);
         let mut all = Vec::with_capacity(count);
         while let Some(delivery) = deliveries.try_next().await? {
-            delivery.acker.ack(BasicAckOptions::default()).await?;
+            let taken = all.len() + 1;
+            if taken == count || taken.is_multiple_of(ACKED_AT_ONCE) {
+                delivery.acker.ack(BasicAckOptions { multiple: true }).await?;
+            }
             all.push(Taken { body: delivery.data, properties: delivery.properties });
+        }
+        if count > ACKED_AT_ONCE {
+            tokio::time::sleep(ACK_PATIENCE).await;
         }
         channel.close(200, "taken".into()).await?;
         Ok(all)
