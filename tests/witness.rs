@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT};
 use crate::support::queues::Taken;
+use crate::support::relay::PROBE;
 use crate::support::simulator::SECRET_KEY;
 use crate::support::traffic::{
     OPENED, all_applied, assert_one_outage, is_long, lines, publish, publish_for,
@@ -26,6 +27,7 @@ suite!(Broker:
     without_control_calls_a_wrong_secret_blames_no_event_either,
     a_customer_whose_calls_fail_like_a_gateway_is_a_dead_letter_by_its_timetable,
     a_wave_of_bad_events_is_told_apart_by_a_control_call,
+    a_probe_customer_that_the_portal_does_not_know_is_found_out,
     many_bad_customers_do_not_hold_up_the_others,
     a_lone_fault_that_nothing_tells_about_waits_and_is_not_counted,
     a_person_may_say_that_rejections_are_the_events_own_fault,
@@ -214,6 +216,38 @@ async fn a_wave_of_bad_events_is_told_apart_by_a_control_call(context: Context) 
     let output = bed.end(relay).await?;
     let controls = lines(&output, "\"control call\"");
     ensure!(!controls.is_empty(), "no control call: {output}");
+    Ok(())
+}
+
+async fn a_probe_customer_that_the_portal_does_not_know_is_found_out(
+    context: Context,
+) -> Result<()> {
+    let mut bed = context.bed().await?;
+    bed.settings.set("outage.control_calls", "probe-customer");
+    let unknown = json!({"kind": "status", "code": 404, "envelope": true});
+    bed.simulator.fault(json!({"match": {"entity_id": PROBE}, "fault": unknown})).await?;
+    bed.simulator.fault(json!({"match": {"entity_prefix": "BAD"}, "fault": rejecting()})).await?;
+    let relay = bed.start_relay().await?;
+    for round in 0..4 {
+        let waits = lines(&bed.output(), "\"not applied\"").len();
+        publish(&bed, &format!("BAD{round}X"), 1).await?;
+        if round == 0 {
+            wrote(&bed, OPENED, 1, LIMIT).await?;
+        } else {
+            wrote(&bed, "\"not applied\"", waits + 1, LIMIT).await?;
+        }
+        publish(&bed, &format!("GOOD{round}X"), 1).await?;
+        bed.applied(&format!("GOOD{round}X0"), 1).await?;
+        wrote(&bed, "portal.probe_customer fails while events are applied", 1, LIMIT).await?;
+    }
+    publish_for(&bed, "MORE", 0, Duration::from_secs(5)).await?;
+    let dead = bed.queue("dead");
+    bed.queues.holds(&dead, 4, LIMIT).await?;
+    bed.queues.take_all(&dead).await?;
+    let output = bed.end(relay).await?;
+    assert_one_outage(&output, "configuration");
+    let asked = lines(&output, "\"control call\"").len();
+    ensure!(asked <= 3, "{asked} control calls");
     Ok(())
 }
 

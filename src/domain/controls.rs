@@ -16,6 +16,8 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(1);
 /// The gap after a control call; while no event goes well each further one is twice as long.
 const FIRST_GAP: Duration = Duration::from_secs(1);
 const LONGEST_GAP: Duration = Duration::from_secs(4);
+/// A probe customer that fails while events go well is not asked again for so long.
+const UNFIT_FOR: Duration = Duration::from_mins(10);
 
 /// Whose update a control call may send (`outage.control_calls`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +41,25 @@ pub struct Candidate {
     pub versions: Vec<(Version, FieldSet)>,
 }
 
+/// Whether the probe customer is asked while events go well: then a fault is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    None,
+    Due,
+    UnderWay,
+}
+
 /// What can be sent, and when.
 #[derive(Debug)]
 pub struct Controls {
     setting: ControlCalls,
     probe_customer: Option<Candidate>,
+    /// The probe customer's update told nothing, or failed: others are asked rather, and once an event
+    /// goes well, it is checked.
+    is_probe_doubted: bool,
+    check: Check,
+    /// Until then the probe customer proves nothing.
+    unfit_until: Option<Instant>,
     applied: VecDeque<Candidate>,
     remembered_at: Option<Instant>,
     /// Since an event last went well.
@@ -67,6 +83,9 @@ impl Controls {
         Controls {
             setting,
             probe_customer,
+            is_probe_doubted: false,
+            check: Check::None,
+            unfit_until: None,
             applied: VecDeque::new(),
             remembered_at: None,
             made: 0,
@@ -106,9 +125,43 @@ impl Controls {
         self.applied.retain(|known| &*known.customer != customer);
     }
 
-    /// Whether there is anything to send.
-    pub(super) fn is_possible(&self) -> bool {
-        self.probe_customer.is_some() || !self.applied.is_empty()
+    /// Whether there is anything to send now.
+    pub(super) fn is_possible(&self, now: Instant) -> bool {
+        self.probe(now).is_some() || !self.applied.is_empty()
+    }
+
+    /// Whether there can ever be anything to send.
+    pub(super) fn can_be_made(&self) -> bool {
+        self.setting == ControlCalls::Applied || self.probe_customer.is_some()
+    }
+
+    fn probe(&self, now: Instant) -> Option<&Candidate> {
+        self.probe_customer.as_ref().filter(|_| self.unfit_until.is_none_or(|until| until <= now))
+    }
+
+    fn is_probe(&self, customer: &str) -> bool {
+        self.probe_customer.as_ref().is_some_and(|probe| &*probe.customer == customer)
+    }
+
+    /// This customer's update told nothing, or failed.
+    pub(super) fn doubt(&mut self, customer: &str) {
+        self.is_probe_doubted |= self.is_probe(customer);
+    }
+
+    /// Whether the probe customer is to be checked.
+    pub(super) fn wants_check(&self) -> bool {
+        self.check == Check::Due
+    }
+
+    /// This customer's update proves nothing. True if it is the probe customer's, which is not asked
+    /// again for a while.
+    pub(super) fn give_up(&mut self, customer: &str, now: Instant) -> bool {
+        self.forget(customer);
+        let is_probe = self.is_probe(customer);
+        if is_probe {
+            (self.is_probe_doubted, self.unfit_until) = (false, Some(now + UNFIT_FOR));
+        }
+        is_probe
     }
 
     /// Whether a control call failed, and none went well since.
@@ -117,9 +170,20 @@ impl Controls {
     }
 
     /// The next candidate whose customer is free. The one that was asked first goes last.
-    pub(super) fn next(&mut self, is_free: impl Fn(&Arc<str>) -> bool) -> Option<Candidate> {
-        let failed_probe = self.failed > 0 && !self.applied.is_empty();
-        let probe = self.probe_customer.iter().filter(|_| !failed_probe);
+    pub(super) fn next(
+        &mut self,
+        now: Instant,
+        is_free: impl Fn(&Arc<str>) -> bool,
+    ) -> Option<Candidate> {
+        if self.check == Check::Due {
+            let probe = self.probe(now).filter(|probe| is_free(&probe.customer)).cloned();
+            if probe.is_none() {
+                (self.check, self.is_busy) = (Check::None, true);
+            }
+            return probe;
+        }
+        let is_last = self.is_probe_doubted && !self.applied.is_empty();
+        let probe = self.probe(now).into_iter().filter(|_| !is_last);
         let found =
             probe.chain(self.applied.iter().rev()).find(|one| is_free(&one.customer)).cloned();
         self.is_busy = found.is_none();
@@ -132,30 +196,43 @@ impl Controls {
         found
     }
 
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, candidate: &Candidate) {
         self.is_under_way = true;
+        if self.check == Check::Due && self.is_probe(&candidate.customer) {
+            (self.is_probe_doubted, self.check) = (false, Check::UnderWay);
+        }
     }
 
-    /// A control call has ended, or was not made after all.
-    pub(super) fn end(&mut self) {
+    /// A control call has ended, or was not made after all. True if it was the check of the probe
+    /// customer.
+    pub(super) fn end(&mut self) -> bool {
         self.is_under_way = false;
+        let was_check = self.check == Check::UnderWay;
+        if was_check {
+            self.check = Check::None;
+        }
+        was_check
     }
 
     /// It went well: the next one comes later, and ever later if it was no trial of a throttled portal:
     /// the throttle makes those rare.
-    pub(super) fn succeeded(&mut self, was_trial: bool, now: Instant) {
+    pub(super) fn succeeded(&mut self, customer: &str, was_trial: bool, now: Instant) {
         self.failed = 0;
+        if self.is_probe(customer) {
+            (self.is_probe_doubted, self.check) = (false, Check::None);
+        }
         self.made = if was_trial { 1 } else { self.made.saturating_add(1) };
         let gap = FIRST_GAP.saturating_mul(1 << (self.made - 1).min(10)).min(LONGEST_GAP);
         self.next_at = Some(now + gap);
     }
 
     /// It failed: another candidate, if there is one, is asked at once. True if there is none.
-    pub(super) fn failed(&mut self, customer: &str) -> bool {
+    pub(super) fn failed(&mut self, customer: &str, now: Instant) -> bool {
         self.failed += 1;
+        self.doubt(customer);
         self.forget(customer);
-        let has_other = self.applied.iter().any(|one| &*one.customer != customer)
-            || self.probe_customer.as_ref().is_some_and(|one| &*one.customer != customer);
+        let is_other = |one: &Candidate| &*one.customer != customer;
+        let has_other = self.applied.iter().any(is_other) || self.probe(now).is_some_and(is_other);
         self.failed > 1 || !has_other
     }
 
@@ -167,6 +244,9 @@ impl Controls {
     /// An event went well: they need not be ever rarer any more.
     pub(super) fn event_succeeded(&mut self) {
         (self.made, self.failed) = (0, 0);
+        if self.is_probe_doubted && self.check == Check::None {
+            self.check = Check::Due;
+        }
     }
 
     /// The outage that they spoke for is declared.

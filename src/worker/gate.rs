@@ -289,6 +289,11 @@ pub(super) fn log(news: News, now: Instant) {
         News::ThrottledAlone => {
             tracing::info!("the portal throttles some customers alone: calls go on");
         }
+        News::UnfitProbeCustomer(outcome) => tracing::warn!(
+            outcome = outcome.name(),
+            "the update of portal.probe_customer fails while events are applied: no control call \
+             sends it for ten minutes; is it a customer of this portal, with fields that it takes?"
+        ),
     }
 }
 

@@ -1,7 +1,5 @@
 //! A customer's row that cannot be read: its events wait, the others' go on, and there are ways out.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -124,8 +122,8 @@ pub async fn waiting_at_an_unreadable_row_survives_a_kill(mut scene: Scene) -> R
         scene.send("BAD").await?;
     }
     scene.others_go_on().await?;
-    // The last commit: what is leased at the end of a relay stays so for a while.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // What is leased when a relay is killed stays so for half a minute.
+    scene.nobody_is_leased_but(&key).await?;
     relay.kill().await?;
     let (relay, _) = scene.serve().await?;
     scene.others_go_on().await?;

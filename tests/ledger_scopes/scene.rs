@@ -77,6 +77,21 @@ impl Scene {
         Ok(key)
     }
 
+    /// Waits until the relay has let go of all customers but this one.
+    pub async fn nobody_is_leased_but(&self, key: &str) -> Result<()> {
+        if self.hand.is_sqlite() {
+            return Ok(());
+        }
+        let leased = format!(
+            "SELECT count(*) FROM customers
+             WHERE owner IS NOT NULL AND leased_until > clock_timestamp() AND key <> {key}"
+        );
+        eventually("the last leases to end", LIMIT, || async {
+            Ok((self.hand.number(&leased).await? == 0).then_some(()))
+        })
+        .await
+    }
+
     /// Others' events are applied within a second: of ten, most at least. A loaded machine may hold
     /// up one or another.
     pub async fn others_go_on(&mut self) -> Result<()> {

@@ -11,10 +11,10 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt, SeedableRng};
 
 use super::script::Event;
-use super::storms::TROUBLES;
-use super::world::{Setting, World};
+use super::storms::{FAULTS, TROUBLES};
+use super::world::{PROBE, Setting, World};
 
-const SEEDS: u64 = 8;
+const SEEDS: u64 = 100;
 const CUSTOMERS: usize = 40;
 /// An event this often.
 const EVERY: Duration = Duration::from_millis(500);
@@ -27,12 +27,15 @@ const CALLS_AN_ATTEMPT: usize = 3;
 const MAX_LAG: Duration = Duration::from_secs(5);
 
 fn setting(dice: &mut StdRng) -> Setting {
-    let both = [ControlCalls::Applied, ControlCalls::Off];
+    let (applied, off) = (ControlCalls::Applied, ControlCalls::Off);
+    let settings = [(applied, false), (ControlCalls::ProbeCustomer, true), (off, false)];
+    let (control_calls, has_probe) = *settings.choose(dice).unwrap_or(&(off, false));
     Setting {
         relays: 1,
         has_ledger: true,
         merges: dice.random_bool(0.5),
-        control_calls: *both.choose(dice).unwrap_or(&ControlCalls::Off),
+        control_calls,
+        has_probe,
         prefetch: 20,
         in_flight: *[1, 4].choose(dice).unwrap_or(&4),
         max_attempts: 4,
@@ -151,7 +154,8 @@ fn credentials_that_never_went_well_are_an_outage_at_the_first_refusal() -> Resu
 #[test]
 fn a_lone_fault_on_a_quiet_queue_is_no_dead_letter() -> Result<()> {
     each_seed(|seed, dice| {
-        let setting = Setting { control_calls: ControlCalls::Off, ..setting(dice) };
+        let setting =
+            Setting { control_calls: ControlCalls::Off, has_probe: false, ..setting(dice) };
         let mut world = World::new(seed, setting)?;
         world.publish(0)?;
         world.run_until(world.now + Duration::from_secs(20))?;
@@ -159,6 +163,30 @@ fn a_lone_fault_on_a_quiet_queue_is_no_dead_letter() -> Result<()> {
         world.publish(1)?;
         world.run_until(world.now + Duration::from_mins(1))?;
         world.happen(&Event::Heal)?;
+        world.end()
+    })
+}
+
+/// A probe customer that never goes well is found out: then a lone bad customer is no outage.
+#[test]
+fn a_bad_probe_customer_is_found_out() -> Result<()> {
+    each_seed(|seed, dice| {
+        let fault = |dice: &mut StdRng| *FAULTS.choose(dice).unwrap_or(&Outcome::Rejected);
+        let bad = vec![(PROBE, fault(dice)), (CUSTOMERS, fault(dice))];
+        let control_calls = ControlCalls::ProbeCustomer;
+        let setting = Setting { control_calls, has_probe: true, bad, ..setting(dice) };
+        let mut world = World::new(seed, setting.clone())?;
+        for number in 0..36 {
+            world.publish(number)?;
+            world.run_until(world.now + Duration::from_secs(15))?;
+            if number % 4 == 1 {
+                world.publish(CUSTOMERS)?;
+                world.run_until(world.now + Duration::from_secs(15))?;
+            }
+        }
+        let (_, controls, outages) = world.most();
+        ensure!(outages <= 4, "{outages} outages in ten minutes: {setting:?}");
+        ensure!(controls <= 10, "{controls} control calls a minute: {setting:?}");
         world.end()
     })
 }

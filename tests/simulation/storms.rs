@@ -10,9 +10,9 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt, SeedableRng};
 
 use super::script::{self, Event, Script};
-use super::world::{Setting, Tally, World};
+use super::world::{PROBE, Setting, Tally, World};
 
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 2000;
 const CUSTOMERS: usize = 12;
 /// Trouble that comes and goes faster can be taken for an event's own fault.
 const SHORTEST_TROUBLE: Duration = Duration::from_millis(2100);
@@ -65,14 +65,19 @@ fn setting(dice: &mut StdRng) -> Setting {
             bad.extend(FAULTS.choose(dice).map(|fault| (customer, *fault)));
         }
     }
-    let control_calls =
-        if dice.random_bool(0.7) { ControlCalls::Applied } else { ControlCalls::Off };
+    let settings = [ControlCalls::Applied, ControlCalls::ProbeCustomer, ControlCalls::Off];
+    let control_calls = *settings.choose(dice).unwrap_or(&ControlCalls::Off);
+    let has_probe = dice.random_bool(0.5);
+    if has_probe && dice.random_bool(0.25) {
+        bad.extend(FAULTS.choose(dice).map(|fault| (PROBE, *fault)));
+    }
     let refusal = if dice.random_bool(0.5) { Outcome::Rejected } else { Outcome::Unauthorized };
     Setting {
         relays,
         has_ledger,
         merges: has_ledger && dice.random_bool(0.5),
         control_calls,
+        has_probe,
         prefetch: dice.random_range(4..20),
         in_flight: dice.random_range(1..6),
         max_attempts: 4,

@@ -31,6 +31,10 @@ pub(super) const IMMEDIATE_RETRIES: u32 = 2;
 /// The longest `Retry-After` that is believed.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
 
+/// The probe customer's number, and what its update sends: the number of no event.
+pub(super) const PROBE: usize = 999_999;
+const PROBE_VALUE: usize = 99_999_999;
+
 /// What kind of world it is.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
@@ -38,6 +42,8 @@ pub(super) struct Setting {
     pub(super) has_ledger: bool,
     pub(super) merges: bool,
     pub(super) control_calls: ControlCalls,
+    /// Relays are told of a probe customer: [`PROBE`], who may be one of `bad`.
+    pub(super) has_probe: bool,
     pub(super) prefetch: usize,
     pub(super) in_flight: usize,
     pub(super) max_attempts: u32,
@@ -174,8 +180,10 @@ impl World {
         let outage = OutagePolicy { first_probe: seconds(1), max_probe_interval: seconds(30) };
         let (patience, longest) = (seconds(10), self.config.outage.hold);
         let faults = FaultPolicy { threshold: 3, patience, longest };
-        let Setting { in_flight, control_calls, prefetch, .. } = self.setting;
-        let gate = Gate::new(GatePolicy { outage, faults, control_calls, in_flight }, None);
+        let Setting { in_flight, control_calls, prefetch, has_probe, .. } = self.setting;
+        let probe = self.update(&customer(PROBE), PROBE_VALUE, &FIELDS);
+        let probe = has_probe.then(|| Arc::new(probe.expect("fields that our rules take")));
+        let gate = Gate::new(GatePolicy { outage, faults, control_calls, in_flight }, probe);
         Relay::new(identity, gate, self.credentials, (prefetch / 4).max(1))
     }
 
@@ -234,21 +242,24 @@ impl World {
         }
     }
 
+    fn update(&self, customer: &str, number: usize, fields: &[Field]) -> Result<Update> {
+        let raw = PerField::from_fn(|field| match field {
+            Field::EntityId => Some(customer.to_owned().into()),
+            field if fields.contains(&field) => Some(value(number).into()),
+            _ => None,
+        });
+        let update = self.config.rules.fields.validate(&raw);
+        update.map_err(|faults| anyhow::anyhow!("{faults:?}"))
+    }
+
     pub(super) fn publish(&mut self, whose: usize) -> Result<()> {
         let customer = customer(whose);
         let number = self.published.len();
         let wall = self.wall()?;
         let both = self.dice.random_bool(0.5);
         let only = FIELDS[self.dice.random_range(0..FIELDS.len())];
-        let raw = PerField::from_fn(|field| match field {
-            Field::EntityId => Some(customer.to_string().into()),
-            field if FIELDS.contains(&field) && (both || field == only) => {
-                Some(value(number).into())
-            }
-            _ => None,
-        });
-        let update = self.config.rules.fields.validate(&raw);
-        let update = update.map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
+        let fields = if both { FIELDS.to_vec() } else { vec![only] };
+        let update = self.update(&customer, number, &fields)?;
         let time = self.time_of(whose, wall.checked_add(Duration::from_nanos(number as u64))?);
         let event = EventRef { id: format!("e{number:06}"), source: 1, revision: 0 };
         let place = Place { time, sequence: None, event };

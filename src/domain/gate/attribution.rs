@@ -41,14 +41,14 @@ impl Gate {
         self.under_way -= 1;
         let outcome = judgement.outcome;
         let end = End { outcome, asked: judgement.retry_after, now, wall, dice };
-        if matches!(pass, Pass::Control | Pass::ControlProbe) {
-            self.controls.end();
-        }
+        let was_check = matches!(pass, Pass::Control | Pass::ControlProbe) && self.controls.end();
         match (pass, self.breaker.state()) {
             (Pass::Probe | Pass::ControlProbe, State::HalfOpen { kind, since }) => {
                 self.end_probe(call, pass, kind, now.duration_since(since), end)
             }
-            (Pass::Control | Pass::ControlProbe, State::Closed) => self.end_control(call, end),
+            (Pass::Control | Pass::ControlProbe, State::Closed) => {
+                self.end_control(call, was_check, end)
+            }
             (Pass::Ordinary | Pass::Probe, State::Closed) => self.end_ordinary(call, end),
             // It began before the outage, or an operator ended that meanwhile.
             (_, State::Open { .. } | State::HalfOpen { .. }) => (late(outcome), None),
@@ -65,6 +65,7 @@ impl Gate {
     ) -> Said {
         let End { outcome, asked, now, wall, dice } = end;
         if pass == Pass::ControlProbe && outcome != Outcome::Applied {
+            self.controls.doubt(&call.customer);
             self.controls.forget(&call.customer);
         }
         if outcome == Outcome::Rejected && self.accepts_rejections {
@@ -82,7 +83,7 @@ impl Gate {
             Evidence::Success => {
                 self.faults.prove(call, now, wall);
                 match pass {
-                    Pass::ControlProbe => self.controls.succeeded(false, now),
+                    Pass::ControlProbe => self.controls.succeeded(&call.customer, false, now),
                     Pass::Ordinary | Pass::Probe | Pass::Control => self.controls.event_succeeded(),
                 }
                 Attribution::Applied
@@ -107,37 +108,51 @@ impl Gate {
     }
 
     /// A control call tells about everybody, and has no event that could be at fault.
-    fn end_control(&mut self, call: &Call, end: End) -> Said {
+    fn end_control(&mut self, call: &Call, was_check: bool, end: End) -> Said {
         let End { outcome, asked, now, wall, .. } = end;
         match outcome.evidence() {
             Evidence::Success => {
                 self.faults.prove(call, now, wall);
                 let freed = self.throttle.healthy(call, now);
-                self.controls.succeeded(freed != Freed::No, now);
+                self.controls.succeeded(&call.customer, freed != Freed::No, now);
                 (Attribution::Applied, self.freed(freed))
             }
             Evidence::OwnFault => {
                 self.faults.clear_suspicion(now);
-                self.controls.forget(&call.customer);
                 self.controls.postpone(now + FIRST_WAIT);
-                (Attribution::Again, None)
+                let freed = self.throttle.healthy(call, now);
+                let freed = self.freed(freed);
+                (Attribution::Again, self.give_up(call, outcome, now).or(freed))
             }
             Evidence::TooMany => match self.faults.first_outcome() {
                 // It does not refute what three customers say.
                 Some(first) if self.faults.is_everybody() => {
-                    self.controls.failed(&call.customer);
+                    self.controls.failed(&call.customer, now);
                     self.open(kind_of(first), End { asked: None, ..end })
                 }
                 Some(_) | None => {
                     let wait = asked.unwrap_or(FIRST_WAIT).clamp(FIRST_WAIT, LONGEST_CLOSING);
                     self.controls.postpone(now + wait);
+                    self.controls.doubt(&call.customer);
+                    let unfit = was_check.then(|| self.give_up(call, outcome, now)).flatten();
                     let (_, news) = self.throttled(call, end);
-                    (Attribution::Again, news)
+                    (Attribution::Again, unfit.or(news))
                 }
             },
-            Evidence::Fault(kind) if self.controls.failed(&call.customer) => self.open(kind, end),
+            Evidence::Fault(_) if was_check => {
+                (Attribution::Again, self.give_up(call, outcome, now))
+            }
+            Evidence::Fault(kind) if self.controls.failed(&call.customer, now) => {
+                self.open(kind, end)
+            }
             Evidence::Fault(_) => (Attribution::Again, None),
         }
+    }
+
+    /// Sends this update no more: it proves nothing.
+    fn give_up(&mut self, call: &Call, outcome: Outcome, now: Instant) -> Option<News> {
+        let is_probe = self.controls.give_up(&call.customer, now);
+        is_probe.then_some(News::UnfitProbeCustomer(outcome))
     }
 
     fn end_ordinary(&mut self, call: &Call, end: End) -> Said {

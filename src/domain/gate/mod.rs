@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use super::breaker::{Breaker, Kind, OutagePolicy, State};
 use super::controls::{Candidate, ControlCalls, Controls};
 use super::faults::{FaultId, FaultPolicy, Faults, Finding};
+use super::outcome::Outcome;
 use super::throttle::Throttle;
 use super::update::Update;
 use super::window::Window;
@@ -78,6 +79,8 @@ pub enum News {
     Throttled(Duration),
     /// The portal throttles some customers alone, after all: calls go on.
     ThrottledAlone,
+    /// The probe customer's update fails while events go well: it proves nothing.
+    UnfitProbeCustomer(Outcome),
 }
 
 /// How many deliveries the broker is asked for.
@@ -175,7 +178,7 @@ impl Gate {
 
     /// Whether no control call can ever be made.
     pub fn lacks_control_calls(&self) -> bool {
-        self.policy.control_calls != ControlCalls::Applied && !self.controls.is_possible()
+        !self.controls.can_be_made()
     }
 
     /// Whether anybody waits.
@@ -236,7 +239,7 @@ impl Gate {
     /// Whether an event may be the trial of a throttled portal: one must wait whose customer was not
     /// throttled, and no control call can be made.
     fn may_try(&self, now: Instant) -> bool {
-        let is_alone = !self.controls.is_possible() || self.controls.is_busy();
+        let is_alone = !self.controls.is_possible(now) || self.controls.is_busy();
         let is_due = self.throttle.trial_at(now).is_some_and(|at| at <= now);
         is_alone && is_due && self.fresh(now).is_some()
     }
@@ -329,8 +332,11 @@ impl Gate {
             let wanted = if self.faults.is_everybody() { now } else { patience_ends };
             self.throttle.closed_until(now).map_or(wanted, |at| at.max(wanted))
         });
-        let trial_at = self.throttle.trial_at(now).filter(|_| self.controls.is_possible());
-        let wanted = [for_faults, trial_at].into_iter().flatten().min()?;
+        let trial_at = self.throttle.trial_at(now).filter(|_| self.controls.is_possible(now));
+        let check = self.controls.wants_check() && self.controls.is_possible(now);
+        let for_check =
+            check.then(|| self.throttle.closed_until(now).map_or(now, |at| at.max(now)));
+        let wanted = [for_faults, trial_at, for_check].into_iter().flatten().min()?;
         Some(self.controls.next_at(now).map_or(wanted, |at| at.max(wanted)))
     }
 
@@ -356,12 +362,12 @@ impl Gate {
             return (Control::None, None);
         }
         let is_probe = self.breaker.state() != State::Closed;
-        let Some(candidate) = self.controls.next(is_free) else {
+        let Some(candidate) = self.controls.next(now, is_free) else {
             if is_probe {
                 self.breaker.skip_control();
                 return (Control::None, None);
             }
-            let is_possible = self.controls.is_possible();
+            let is_possible = self.controls.is_possible(now);
             return (
                 Control::None,
                 if is_possible { None } else { self.without_control((now, wall), dice) },
@@ -372,7 +378,7 @@ impl Gate {
         } else {
             self.throttle.begin_trial();
         }
-        self.controls.begin();
+        self.controls.begin(&candidate);
         self.under_way += 1;
         let pass = if is_probe { Pass::ControlProbe } else { Pass::Control };
         (Control::Call(candidate, pass), None)
