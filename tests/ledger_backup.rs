@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -12,6 +13,7 @@ use customer_relay::ledger::{Store, Target};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT, structured};
@@ -441,7 +443,11 @@ async fn a_restore_that_is_killed_leaves_one_whole_ledger(context: Context) -> R
     let args = ["ledger", "restore", text(&file), "--yes"].map(str::to_owned);
     let mut seen = BTreeSet::new();
     for wait in (0..40).map(|step| Duration::from_millis(6 * step)) {
-        let restore = Process::start(PROGRAM, &args, bed.settings.environment())?;
+        // With nothing beside it that takes time: the first ones are to be killed before they begin.
+        let mut restore = Command::new(PROGRAM);
+        let environment = bed.settings.environment().iter().cloned();
+        restore.args(&args).envs(environment).stderr(Stdio::null()).stdout(Stdio::null());
+        let mut restore = restore.kill_on_drop(true).spawn()?;
         tokio::time::sleep(wait).await;
         restore.kill().await?;
         let said: String = Connection::open(ledger_file(&bed))?.query_row(

@@ -92,7 +92,7 @@ pub async fn what_was_not_seen_for_long_is_swept_in_pages(ground: Ground) -> Res
 
 /// An operator's look over the whole ledger takes longer than many commits beside it.
 pub async fn a_slow_query_holds_up_no_commit(ground: Ground) -> Result<()> {
-    const CUSTOMERS: u32 = 20_000;
+    const CUSTOMERS: u32 = 200_000;
     let (store, about) = ground.open().await?;
     ground.add_customers(CUSTOMERS, &row("e1", at(1)).pack(), 99).await?;
     let slow = {
