@@ -328,6 +328,10 @@ fn outage(reader: &mut Reader<'_>, in_flight: usize) -> Option<OutageConfig> {
         reader
             .mistake("outage.hold", "must not exceed 10m, a third of RabbitMQ's consumer timeout");
     }
+    if hold <= reader.duration("outage.witness_wait") {
+        reader
+            .mistake("outage.hold", "must exceed outage.witness_wait: nothing would be found out");
+    }
     let fuse = [("alert", FuseAction::Alert), ("pause", FuseAction::Pause)];
     let fuse = reader.choice("dead.fuse", &fuse)?;
     let faults = FaultPolicy {

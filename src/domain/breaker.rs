@@ -224,17 +224,18 @@ impl Breaker {
     /// What the probe found; true if the outage is over.
     pub(super) fn end_probe(
         &mut self,
-        outcome: Outcome,
+        (outcome, is_proof): (Outcome, bool),
         asked: Option<Duration>,
         now: Instant,
         dice: f64,
     ) -> bool {
         let State::HalfOpen { kind, since } = self.state else { return false };
-        if kind.is_over_after(outcome) {
+        if is_proof && kind.is_over_after(outcome) {
             self.close(now);
             return true;
         }
-        let kind = outcome.facts().and_then(|facts| facts.outage).unwrap_or(kind);
+        let seen = outcome.facts().and_then(|facts| facts.outage);
+        let kind = seen.filter(|_| is_proof).unwrap_or(kind);
         let probe_at = now + self.pause(asked, dice);
         self.state = State::Open { kind, since, probe_at };
         false

@@ -16,8 +16,15 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(1);
 /// The gap after a control call; while no event goes well each further one is twice as long.
 const FIRST_GAP: Duration = Duration::from_secs(1);
 const LONGEST_GAP: Duration = Duration::from_secs(4);
-/// A probe customer that fails while events go well is not asked again for so long.
-const UNFIT_FOR: Duration = Duration::from_mins(10);
+/// A probe customer that fails while events go well is checked again after so long at first, each time
+/// after twice as long.
+const FIRST_CHECK_GAP: Duration = Duration::from_secs(10);
+/// It is left out after so many failed checks in a row, until one goes well: a portal that has just
+/// recovered may stumble.
+pub(super) const UNFIT_AFTER: u32 = 2;
+/// The same of checks that are throttled, which everybody may be now and then.
+pub(super) const UNFIT_AFTER_THROTTLED: u32 = 4;
+const LONGEST_CHECK_GAP: Duration = Duration::from_mins(10);
 
 /// Whose update a control call may send (`outage.control_calls`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +48,18 @@ pub struct Candidate {
     pub versions: Vec<(Version, FieldSet)>,
 }
 
+/// What is thought of the probe customer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// A fault of its update is everybody's.
+    Fit,
+    /// Its update told nothing, or failed: others are asked rather, and once an event goes well, it is
+    /// checked.
+    Doubted,
+    /// It proves nothing: it is only checked.
+    Unfit,
+}
+
 /// Whether the probe customer is asked while events go well: then a fault is its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
@@ -54,12 +73,11 @@ enum Check {
 pub struct Controls {
     setting: ControlCalls,
     probe_customer: Option<Candidate>,
-    /// The probe customer's update told nothing, or failed: others are asked rather, and once an event
-    /// goes well, it is checked.
-    is_probe_doubted: bool,
+    trust: Trust,
     check: Check,
-    /// Until then the probe customer proves nothing.
-    unfit_until: Option<Instant>,
+    /// Checks in a row that did not go well, and when the next one may follow.
+    failed_checks: u32,
+    next_check: Option<Instant>,
     applied: VecDeque<Candidate>,
     remembered_at: Option<Instant>,
     /// Since an event last went well.
@@ -83,9 +101,10 @@ impl Controls {
         Controls {
             setting,
             probe_customer,
-            is_probe_doubted: false,
+            trust: Trust::Fit,
             check: Check::None,
-            unfit_until: None,
+            failed_checks: 0,
+            next_check: None,
             applied: VecDeque::new(),
             remembered_at: None,
             made: 0,
@@ -126,8 +145,8 @@ impl Controls {
     }
 
     /// Whether there is anything to send now.
-    pub(super) fn is_possible(&self, now: Instant) -> bool {
-        self.probe(now).is_some() || !self.applied.is_empty()
+    pub(super) fn is_possible(&self) -> bool {
+        self.probe().is_some() || !self.applied.is_empty()
     }
 
     /// Whether there can ever be anything to send.
@@ -135,8 +154,8 @@ impl Controls {
         self.setting == ControlCalls::Applied || self.probe_customer.is_some()
     }
 
-    fn probe(&self, now: Instant) -> Option<&Candidate> {
-        self.probe_customer.as_ref().filter(|_| self.unfit_until.is_none_or(|until| until <= now))
+    fn probe(&self) -> Option<&Candidate> {
+        self.probe_customer.as_ref().filter(|_| self.trust != Trust::Unfit)
     }
 
     fn is_probe(&self, customer: &str) -> bool {
@@ -145,7 +164,9 @@ impl Controls {
 
     /// This customer's update told nothing, or failed.
     pub(super) fn doubt(&mut self, customer: &str) {
-        self.is_probe_doubted |= self.is_probe(customer);
+        if self.is_probe(customer) && self.trust == Trust::Fit {
+            self.trust = Trust::Doubted;
+        }
     }
 
     /// Whether the probe customer is to be checked.
@@ -153,13 +174,23 @@ impl Controls {
         self.check == Check::Due
     }
 
-    /// This customer's update proves nothing. True if it is the probe customer's, which is not asked
-    /// again for a while.
+    /// The check of the probe customer did not go well. True if `most` in a row did not.
+    pub(super) fn check_failed(&mut self, most: u32, now: Instant) -> bool {
+        let gap =
+            FIRST_CHECK_GAP.saturating_mul(1 << self.failed_checks.min(10)).min(LONGEST_CHECK_GAP);
+        self.next_check = Some(now + gap);
+        self.failed_checks += 1;
+        self.failed_checks >= most
+    }
+
+    /// This customer's update proves nothing. True if it is the probe customer's, which is only checked
+    /// from now on.
     pub(super) fn give_up(&mut self, customer: &str, now: Instant) -> bool {
         self.forget(customer);
         let is_probe = self.is_probe(customer);
         if is_probe {
-            (self.is_probe_doubted, self.unfit_until) = (false, Some(now + UNFIT_FOR));
+            self.trust = Trust::Unfit;
+            self.next_check = Some(now + LONGEST_CHECK_GAP);
         }
         is_probe
     }
@@ -170,20 +201,17 @@ impl Controls {
     }
 
     /// The next candidate whose customer is free. The one that was asked first goes last.
-    pub(super) fn next(
-        &mut self,
-        now: Instant,
-        is_free: impl Fn(&Arc<str>) -> bool,
-    ) -> Option<Candidate> {
+    pub(super) fn next(&mut self, is_free: impl Fn(&Arc<str>) -> bool) -> Option<Candidate> {
         if self.check == Check::Due {
-            let probe = self.probe(now).filter(|probe| is_free(&probe.customer)).cloned();
+            let probe =
+                self.probe_customer.as_ref().filter(|probe| is_free(&probe.customer)).cloned();
             if probe.is_none() {
                 (self.check, self.is_busy) = (Check::None, true);
             }
             return probe;
         }
-        let is_last = self.is_probe_doubted && !self.applied.is_empty();
-        let probe = self.probe(now).into_iter().filter(|_| !is_last);
+        let is_last = self.trust == Trust::Doubted && !self.applied.is_empty();
+        let probe = self.probe().into_iter().filter(|_| !is_last);
         let found =
             probe.chain(self.applied.iter().rev()).find(|one| is_free(&one.customer)).cloned();
         self.is_busy = found.is_none();
@@ -199,12 +227,22 @@ impl Controls {
     pub(super) fn begin(&mut self, candidate: &Candidate) {
         self.is_under_way = true;
         if self.check == Check::Due && self.is_probe(&candidate.customer) {
-            (self.is_probe_doubted, self.check) = (false, Check::UnderWay);
+            self.check = Check::UnderWay;
         }
     }
 
-    /// A control call has ended, or was not made after all. True if it was the check of the probe
-    /// customer.
+    /// A control call was not made after all: what is held up by it need not wait for it.
+    pub(super) fn give_back(&mut self) {
+        self.end();
+        self.is_busy = true;
+    }
+
+    /// Whether all that could be sent is of customers for whom this holds.
+    pub(super) fn are_all(&self, holds: impl Fn(&str) -> bool) -> bool {
+        self.probe().into_iter().chain(&self.applied).all(|one| holds(&one.customer))
+    }
+
+    /// A control call has ended. True if it was the check of the probe customer.
     pub(super) fn end(&mut self) -> bool {
         self.is_under_way = false;
         let was_check = self.check == Check::UnderWay;
@@ -219,7 +257,8 @@ impl Controls {
     pub(super) fn succeeded(&mut self, customer: &str, was_trial: bool, now: Instant) {
         self.failed = 0;
         if self.is_probe(customer) {
-            (self.is_probe_doubted, self.check) = (false, Check::None);
+            (self.trust, self.check) = (Trust::Fit, Check::None);
+            (self.failed_checks, self.next_check) = (0, None);
         }
         self.made = if was_trial { 1 } else { self.made.saturating_add(1) };
         let gap = FIRST_GAP.saturating_mul(1 << (self.made - 1).min(10)).min(LONGEST_GAP);
@@ -227,12 +266,12 @@ impl Controls {
     }
 
     /// It failed: another candidate, if there is one, is asked at once. True if there is none.
-    pub(super) fn failed(&mut self, customer: &str, now: Instant) -> bool {
+    pub(super) fn failed(&mut self, customer: &str) -> bool {
         self.failed += 1;
         self.doubt(customer);
         self.forget(customer);
         let is_other = |one: &Candidate| &*one.customer != customer;
-        let has_other = self.applied.iter().any(is_other) || self.probe(now).is_some_and(is_other);
+        let has_other = self.applied.iter().any(is_other) || self.probe().is_some_and(is_other);
         self.failed > 1 || !has_other
     }
 
@@ -242,9 +281,10 @@ impl Controls {
     }
 
     /// An event went well: they need not be ever rarer any more.
-    pub(super) fn event_succeeded(&mut self) {
+    pub(super) fn event_succeeded(&mut self, now: Instant) {
         (self.made, self.failed) = (0, 0);
-        if self.is_probe_doubted && self.check == Check::None {
+        let may_check = self.next_check.is_none_or(|at| at <= now);
+        if self.trust != Trust::Fit && self.check == Check::None && may_check {
             self.check = Check::Due;
         }
     }

@@ -10,7 +10,7 @@
 //!     └────── no control call is possible, or none helped in time ─▶ untellable: waits in a tier
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ use super::outcome::Outcome;
 /// Successes within this before and after a rejection show that it was about the event, by the first
 /// call: an outage that comes and goes between them is taken for none.
 const CLOSE: Duration = Duration::from_secs(1);
+/// The successes of that time that are kept are so far apart.
+const APART: Duration = Duration::from_millis(50);
 
 /// A call, as far as others are concerned.
 #[derive(Clone, Debug)]
@@ -89,7 +91,7 @@ struct Fault {
     call: Call,
     outcome: Outcome,
     ended: Instant,
-    /// A call had gone well shortly before.
+    /// A call had gone well shortly before, and had ended before this one began.
     was_well: bool,
     /// The event failed before, and another customer's call has gone well since.
     is_proven_between: bool,
@@ -104,6 +106,8 @@ pub struct Faults {
     numbers: u64,
     /// When a call last went well.
     last_success: Option<Instant>,
+    /// When calls went well within the last second: some of them.
+    successes: VecDeque<Instant>,
     /// The latest two customers whose calls went well, and when.
     proofs: Vec<(Arc<str>, Timestamp)>,
     /// The latest credentials that a call went well with, in this process.
@@ -121,6 +125,7 @@ impl Faults {
             known: BTreeMap::new(),
             numbers: 0,
             last_success: None,
+            successes: VecDeque::new(),
             proofs: Vec::with_capacity(2),
             proven: None,
             credentials: 0,
@@ -155,6 +160,12 @@ impl Faults {
     pub(super) fn clear_suspicion(&mut self, now: Instant) {
         self.last_success = Some(now);
         self.unreachable = 0;
+        if self.successes.back().is_none_or(|at| *at + APART <= now) {
+            self.successes.push_back(now);
+            while self.successes.front().is_some_and(|at| *at + CLOSE < now) {
+                self.successes.pop_front();
+            }
+        }
     }
 
     /// A call failed. Its turn must end with [`take`](Self::take).
@@ -165,7 +176,9 @@ impl Faults {
         (now, wall): (Instant, Timestamp),
     ) -> FaultId {
         self.unreachable = if outcome == Outcome::Unreachable { self.unreachable + 1 } else { 0 };
-        let was_well = self.last_success.is_some_and(|at| at + CLOSE >= now);
+        // It may have been judged at any time since it began.
+        let is_close_before = |at: &Instant| *at <= call.started && *at + CLOSE >= now;
+        let was_well = self.successes.iter().any(is_close_before);
         let is_outdated = call.credentials < self.credentials;
         self.credentials = self.credentials.max(call.credentials);
         let finding = if is_outdated { Finding::CallAgain } else { Finding::Open };

@@ -126,6 +126,8 @@ impl Form {
 
 const CREDENTIAL_WORDS: [&str; 5] = ["checksum", "token", "authentic", "authoriz", "credential"];
 const DUPLICATE_WORDS: [&str; 5] = ["already", "taken", "exist", "duplicate", "unique"];
+/// Without it, "already processed" and "does not exist" may be said to everybody.
+const EMAIL_WORDS: [&str; 1] = ["mail"];
 
 /// The answer table, top to bottom.
 fn outcome_of(http: u16, form: Option<&Form>, sets_email: bool) -> Outcome {
@@ -155,7 +157,9 @@ fn outcome_of(http: u16, form: Option<&Form>, sets_email: bool) -> Outcome {
         300..=399 | 404 | 405 | 415 => Outcome::Misrouted,
         429 => Outcome::Throttled,
         408 | 425 => Outcome::Failed,
-        400..=499 if sets_email && speaks_of(&DUPLICATE_WORDS) => Outcome::DuplicateEmail,
+        400..=499 if sets_email && speaks_of(&DUPLICATE_WORDS) && speaks_of(&EMAIL_WORDS) => {
+            Outcome::DuplicateEmail
+        }
         400..=499 => Outcome::Rejected,
         502..=504 if form.is_none() => Outcome::GatewayFailed,
         500..=599 => Outcome::Failed,
@@ -229,6 +233,7 @@ mod tests {
             (422, fail, Outcome::Rejected),
             (418, fail, Outcome::Rejected),
             (400, r#"{"status":400,"message":"E-mail already taken"}"#, Outcome::DuplicateEmail),
+            (400, r#"{"status":400,"message":"merchant does not exist"}"#, Outcome::Rejected),
             (200, r#"{"status":400,"message":"Invalid checksum"}"#, Outcome::Unauthorized),
             (400, r#"{"status":400,"message":"bad token"}"#, Outcome::Unauthorized),
             (401, "", Outcome::Unauthorized),
@@ -257,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_duplicate_is_one_of_the_email_only_if_the_update_sets_it() {
-        let body = r#"{"status":400,"message":"already exists"}"#;
+        let body = r#"{"status":400,"message":"email already exists"}"#;
         let answer = Answer { status: 200, body: body.into(), ..Answer::default() };
         let judgement = judge(&Ok(answer), false, Timestamp::UNIX_EPOCH);
         assert_eq!(judgement.outcome, Outcome::Rejected);

@@ -63,9 +63,16 @@ impl Worker {
         let is_newest = |(version, fields): &(Version, FieldSet)| {
             fields.iter().all(|field| loaded.row.newest(field) == Some(version))
         };
-        let is_newest = self.ledger.about().is_none() || versions.iter().all(is_newest);
+        // The probe customer's has no versions: it is nobody's event.
+        let is_free = |field| loaded.row.newest(field).is_none();
+        let is_newest = self.ledger.about().is_none()
+            || if versions.is_empty() {
+                update.fields().iter().all(is_free)
+            } else {
+                versions.iter().all(is_newest)
+            };
         if !is_newest {
-            self.gate.learn(|rules| rules.forget(customer));
+            self.forget_update(customer, versions.is_empty());
         }
         // No event comes again after a crash to say so: it is in the ledger before.
         if !is_newest || self.mark(key, &loaded, true).await != Committed::Done {
@@ -80,6 +87,19 @@ impl Worker {
             self.end_lease(key, loaded.lease, row).await;
         }
         true
+    }
+
+    /// It would overwrite something newer.
+    fn forget_update(&self, customer: &Arc<str>, is_probe: bool) {
+        if is_probe {
+            tracing::warn!(
+                "portal.probe_customer has had events of its own, which its update would overwrite: \
+                 it is not sent; name a customer that the CRM does not update"
+            );
+            self.gate.learn(|rules| rules.give_up_probe(customer, clock::instant()));
+        } else {
+            self.gate.learn(|rules| rules.forget(customer));
+        }
     }
 
     async fn end_lease(&self, key: CustomerKey, lease: Option<Lease>, row: Option<Vec<u8>>) {

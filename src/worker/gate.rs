@@ -292,7 +292,7 @@ pub(super) fn log(news: News, now: Instant) {
         News::UnfitProbeCustomer(outcome) => tracing::warn!(
             outcome = outcome.name(),
             "the update of portal.probe_customer fails while events are applied: no control call \
-             sends it for ten minutes; is it a customer of this portal, with fields that it takes?"
+             sends it until it goes well; is it a customer of this portal, with fields that it takes?"
         ),
     }
 }

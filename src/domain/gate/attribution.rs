@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{Attribution, Gate, News, Pass};
 use crate::domain::breaker::{Kind, State};
+use crate::domain::controls::{UNFIT_AFTER, UNFIT_AFTER_THROTTLED};
 use crate::domain::faults::Call;
 use crate::domain::outcome::{Evidence, Outcome};
 use crate::domain::response::Judgement;
@@ -68,9 +69,11 @@ impl Gate {
             self.controls.doubt(&call.customer);
             self.controls.forget(&call.customer);
         }
-        if outcome == Outcome::Rejected && self.accepts_rejections {
+        // A control call that is refused says little: its customer may be the wrong one.
+        let is_proof = pass != Pass::ControlProbe || outcome == Outcome::Applied;
+        if is_proof && outcome == Outcome::Rejected && self.accepts_rejections {
             self.breaker.close(now);
-        } else if !self.breaker.end_probe(outcome, asked, now, dice) {
+        } else if !self.breaker.end_probe((outcome, is_proof), asked, now, dice) {
             let news = match self.breaker.state() {
                 State::Open { kind, probe_at, .. } => Some(News::StillOpen(kind, probe_at)),
                 State::Closed | State::HalfOpen { .. } => None,
@@ -84,7 +87,9 @@ impl Gate {
                 self.faults.prove(call, now, wall);
                 match pass {
                     Pass::ControlProbe => self.controls.succeeded(&call.customer, false, now),
-                    Pass::Ordinary | Pass::Probe | Pass::Control => self.controls.event_succeeded(),
+                    Pass::Ordinary | Pass::Probe | Pass::Control => {
+                        self.controls.event_succeeded(now);
+                    }
                 }
                 Attribution::Applied
             }
@@ -124,29 +129,44 @@ impl Gate {
                 let freed = self.freed(freed);
                 (Attribution::Again, self.give_up(call, outcome, now).or(freed))
             }
+            Evidence::TooMany if was_check => {
+                (Attribution::Again, self.check_failed(call, outcome, UNFIT_AFTER_THROTTLED, now))
+            }
             Evidence::TooMany => match self.faults.first_outcome() {
                 // It does not refute what three customers say.
                 Some(first) if self.faults.is_everybody() => {
-                    self.controls.failed(&call.customer, now);
+                    self.controls.failed(&call.customer);
                     self.open(kind_of(first), End { asked: None, ..end })
                 }
                 Some(_) | None => {
                     let wait = asked.unwrap_or(FIRST_WAIT).clamp(FIRST_WAIT, LONGEST_CLOSING);
                     self.controls.postpone(now + wait);
                     self.controls.doubt(&call.customer);
-                    let unfit = was_check.then(|| self.give_up(call, outcome, now)).flatten();
                     let (_, news) = self.throttled(call, end);
-                    (Attribution::Again, unfit.or(news))
+                    (Attribution::Again, news)
                 }
             },
+            Evidence::Fault(_) if outcome == Outcome::Rejected && self.accepts_rejections => {
+                self.faults.clear_suspicion(now);
+                (Attribution::Again, None)
+            }
             Evidence::Fault(_) if was_check => {
-                (Attribution::Again, self.give_up(call, outcome, now))
+                (Attribution::Again, self.check_failed(call, outcome, UNFIT_AFTER, now))
             }
-            Evidence::Fault(kind) if self.controls.failed(&call.customer, now) => {
-                self.open(kind, end)
-            }
+            Evidence::Fault(kind) if self.controls.failed(&call.customer) => self.open(kind, end),
             Evidence::Fault(_) => (Attribution::Again, None),
         }
+    }
+
+    fn check_failed(
+        &mut self,
+        call: &Call,
+        outcome: Outcome,
+        most: u32,
+        now: Instant,
+    ) -> Option<News> {
+        let is_unfit = self.controls.check_failed(most, now);
+        is_unfit.then(|| self.give_up(call, outcome, now)).flatten()
     }
 
     /// Sends this update no more: it proves nothing.
@@ -160,7 +180,7 @@ impl Gate {
         match outcome.evidence() {
             Evidence::Success => {
                 self.faults.prove(call, now, wall);
-                self.controls.event_succeeded();
+                self.controls.event_succeeded(now);
                 (Attribution::Applied, self.went_well(call, now))
             }
             Evidence::OwnFault => {
@@ -169,6 +189,7 @@ impl Gate {
             }
             Evidence::TooMany => self.throttled(call, end),
             Evidence::Fault(_) if outcome == Outcome::Rejected && self.accepts_rejections => {
+                self.faults.clear_suspicion(now);
                 (Attribution::Own, None)
             }
             Evidence::Fault(_) => {

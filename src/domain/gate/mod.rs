@@ -239,7 +239,7 @@ impl Gate {
     /// Whether an event may be the trial of a throttled portal: one must wait whose customer was not
     /// throttled, and no control call can be made.
     fn may_try(&self, now: Instant) -> bool {
-        let is_alone = !self.controls.is_possible(now) || self.controls.is_busy();
+        let is_alone = !self.controls.is_possible() || self.controls.is_busy();
         let is_due = self.throttle.trial_at(now).is_some_and(|at| at <= now);
         is_alone && is_due && self.fresh(now).is_some()
     }
@@ -332,10 +332,11 @@ impl Gate {
             let wanted = if self.faults.is_everybody() { now } else { patience_ends };
             self.throttle.closed_until(now).map_or(wanted, |at| at.max(wanted))
         });
-        let trial_at = self.throttle.trial_at(now).filter(|_| self.controls.is_possible(now));
-        let check = self.controls.wants_check() && self.controls.is_possible(now);
-        let for_check =
-            check.then(|| self.throttle.closed_until(now).map_or(now, |at| at.max(now)));
+        let trial_at = self.throttle.trial_at(now).filter(|_| self.controls.is_possible());
+        let for_check = self
+            .controls
+            .wants_check()
+            .then(|| self.throttle.closed_until(now).map_or(now, |at| at.max(now)));
         let wanted = [for_faults, trial_at, for_check].into_iter().flatten().min()?;
         Some(self.controls.next_at(now).map_or(wanted, |at| at.max(wanted)))
     }
@@ -362,12 +363,15 @@ impl Gate {
             return (Control::None, None);
         }
         let is_probe = self.breaker.state() != State::Closed;
-        let Some(candidate) = self.controls.next(now, is_free) else {
+        let Some(candidate) = self.controls.next(is_free) else {
             if is_probe {
                 self.breaker.skip_control();
                 return (Control::None, None);
             }
-            let is_possible = self.controls.is_possible(now);
+            // One whose own event has failed is as good as asked.
+            let have_failed = self.controls.are_all(|one| self.faults.concerns(one));
+            let is_decided = have_failed && self.faults.is_everybody();
+            let is_possible = self.controls.is_possible() && !is_decided;
             return (
                 Control::None,
                 if is_possible { None } else { self.without_control((now, wall), dice) },
@@ -412,6 +416,11 @@ impl Gate {
         self.controls.remember(now, candidate, customer);
     }
 
+    /// The probe customer's update would overwrite what its own events say: it proves nothing.
+    pub fn give_up_probe(&mut self, customer: &str, now: Instant) {
+        self.controls.give_up(customer, now);
+    }
+
     /// A later update of this customer may have been applied: the kept one is not to be sent again.
     pub fn forget(&mut self, customer: &str) {
         self.controls.forget(customer);
@@ -424,7 +433,7 @@ impl Gate {
             Pass::Ordinary => self.throttle.give_back_trial(now),
             Pass::Probe => self.breaker.abandon_probe(now),
             Pass::Control => {
-                self.controls.end();
+                self.controls.give_back();
                 self.throttle.give_back_trial(now);
             }
             Pass::ControlProbe => {

@@ -17,7 +17,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::update::Update;
 use crate::domain::verdict::{Verdict, decide};
 
-/// So many attempts before a proof between two failures makes a dead letter.
+/// So many failures of a kind in a row before a proof between two of them makes a dead letter.
 const PROOFS_BETWEEN: u32 = 2;
 
 /// A verdict that counts no attempt.
@@ -175,8 +175,8 @@ impl<T: Carrier> Turn<T> {
         Action::PutBack(others)
     }
 
-    /// One call alone makes a dead letter only with a close proof, else it is called once more; with a
-    /// proof between two failures, three of them make one.
+    /// One failure of a kind makes a dead letter only with a close proof, else it is called once more;
+    /// with a proof between two failures, three of them in a row make one.
     fn confirm(
         &mut self,
         failed: &Failed,
@@ -187,11 +187,12 @@ impl<T: Carrier> Turn<T> {
         let policy = step.policy.retry;
         let history = &self.first().event().history;
         let has_more = history.attempts + 1 < policy.max_attempts;
-        if proof == Proof::Between && history.attempts < PROOFS_BETWEEN && has_more {
+        let in_a_row = history.run_of(failed.judgement.outcome);
+        if proof == Proof::Between && in_a_row <= PROOFS_BETWEEN && has_more {
             let retry = Verdict::retry(&failed.judgement, history, policy, step.moment.dice);
             return Action::End(Ending::Verdicts(vec![retry]));
         }
-        if proof == Proof::Later && history.attempts == 0 && !self.is_again {
+        if proof == Proof::Later && in_a_row == 1 && !self.is_again {
             self.is_again = true;
             self.note_ambiguous(failed.judgement.outcome);
             return self.again(failed.pass, step);
