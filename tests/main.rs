@@ -53,6 +53,7 @@ mod telemetry;
 mod throttle;
 mod topology;
 mod trace;
+mod unread;
 mod upgrade;
 mod vectors;
 mod witness;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         ("credentials", credentials::suite()),
         ("trace", trace::suite()),
         ("telemetry", telemetry::suite()),
+        ("unread", unread::suite()),
         ("privacy", privacy::suite()),
         ("scope", scope::suite()),
         ("outage", outage::suite()),

@@ -1,8 +1,9 @@
 //! A stop is orderly: what is under way ends, the rest is handed back as if it had not come.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::harness::{Context, suite};
@@ -17,7 +18,9 @@ suite!(Broker:
     sigint_finishes_what_is_under_way_and_hands_back_the_rest,
     calls_that_outlast_the_grace_period_are_cut_and_handed_back_without_an_attempt,
     an_idle_relay_stops_at_once,
-    a_relay_that_waits_for_its_broker_stops_at_once,
+    a_relay_that_waits_for_its_broker_stops_at_once;
+NoBroker:
+    every_manifest_gives_it_time_to_stop,
 );
 
 async fn calls_under_way(bed: &Bed, count: u64) -> Result<()> {
@@ -163,4 +166,30 @@ async fn thirty_restarts_and_outages_under_load_lose_nothing_and_dead_letter_not
     let doubled = stats["applied"] != EVENTS + controls;
     ensure!(!doubled, "by an orderly stop: {stats}, {controls} control calls, {reports:#?}");
     bed.end(relay).await.map(drop)
+}
+
+/// After that it is gone, whatever keeps it: see `cli::run`.
+const FAREWELL: u64 = 10;
+
+/// The seconds that a file gives: what stands behind `key`, without its unit.
+fn seconds(file: &str, key: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file))?;
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(key));
+    let value = line.with_context(|| format!("no {key} in {file}"))?;
+    let digits: String = value.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().with_context(|| format!("{file}: {key}{value}"))
+}
+
+async fn every_manifest_gives_it_time_to_stop(_: Context) -> Result<()> {
+    let default = |key| seconds("src/config/defaults.toml", key);
+    let longest = default("grace_period =")? + default("operation_timeout =")? + FAREWELL;
+    for (file, key) in [
+        ("deploy/compose.yaml", "stop_grace_period:"),
+        ("deploy/kubernetes/base/deployment.yaml", "terminationGracePeriodSeconds:"),
+        ("deploy/systemd/customer-relay.service", "TimeoutStopSec="),
+    ] {
+        let given = seconds(file, key)?;
+        ensure!(given > longest, "{file}: {key} {given}, and the relay may take {longest} s");
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! `run`: the worker, from start to drained.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -7,8 +9,11 @@ use super::Exit;
 use crate::config::Config;
 use crate::descriptors::{self, Budget};
 use crate::stack;
-use crate::telemetry::{Exporters, Signals, log, panic};
+use crate::telemetry::{Exporters, Signals, Written, log, panic};
 use crate::worker;
+
+/// Between the hand-back after the grace period and the end: closing connections, the last telemetry.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::Result<Exit> {
     let signals = Signals::parse(environment)?;
@@ -30,9 +35,11 @@ pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::R
     // would wake the others all the time. What waits for the disk has threads of its own.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().thread_stack_size(stack::SMALL).build()?;
+    let longest = config.worker.grace_period + config.broker.operation_timeout + FAREWELL;
+    let last_resort = end_at_last(longest, lines.clone());
     let ended = runtime.block_on(async {
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(stop_on_signals(stop.clone(), cut.clone())?);
+        tokio::spawn(stop_on_signals(stop.clone(), cut.clone(), last_resort)?);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
         tracing::info!("{}", files.to_text());
         let report = Box::pin(worker::run(config, telemetry, stop, cut)).await?;
@@ -43,13 +50,34 @@ pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::R
     ended
 }
 
+/// Ends the process so long after it was told to stop, whatever still keeps it: a thread of its own,
+/// for whom nobody has to wait. What is not acked by then is delivered again.
+fn end_at_last(longest: Duration, lines: Written) -> impl FnOnce() + Send {
+    move || {
+        let waiting = std::thread::Builder::new().name("last-resort".into()).spawn(move || {
+            std::thread::sleep(longest);
+            tracing::error!(
+                ?longest,
+                "stopping took too long: what is not acked is delivered again"
+            );
+            lines.now();
+            std::process::exit(Exit::Failed as i32);
+        });
+        if let Err(error) = waiting {
+            tracing::warn!(%error, "nothing ends the process if stopping takes too long");
+        }
+    }
+}
+
 /// The first signal stops, a second one cuts the grace period short.
 fn stop_on_signals(
     stop: CancellationToken,
     cut: CancellationToken,
+    last_resort: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut last_resort = Some(last_resort);
     Ok(async move {
         for token in [stop, cut] {
             let name = tokio::select! {
@@ -57,6 +85,9 @@ fn stop_on_signals(
                 _ = interrupt.recv() => "SIGINT",
             };
             tracing::info!(signal = name, "stopping");
+            if let Some(last_resort) = last_resort.take() {
+                last_resort();
+            }
             token.cancel();
         }
     })

@@ -152,22 +152,25 @@ impl Exporters {
         }
     }
 
-    /// Sends what is still here. Blocks, for a few seconds at most if the collector is gone.
+    /// Sends what is still here: all kinds at once, since each waits for the same collector. Blocks,
+    /// for a few seconds at most if that is gone.
     pub fn shut_down(self) {
-        let note = |what: &str, ended: OTelSdkResult| {
-            if let Err(error) = ended {
-                tracing::warn!(what, %error, "not all telemetry was exported");
-            }
-        };
-        if let Some(traces) = self.traces {
-            note("traces", traces.shutdown_with_timeout(FLUSH_LIMIT));
-        }
-        if let Some(metrics) = self.metrics {
-            note("metrics", metrics.shutdown_with_timeout(FLUSH_LIMIT));
-        }
-        if let Some(logs) = self.logs {
-            note("logs", logs.shutdown_with_timeout(FLUSH_LIMIT));
-        }
+        let Exporters { traces, metrics, logs, .. } = self;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                traces.map(|traces| note("traces", &traces.shutdown_with_timeout(FLUSH_LIMIT)));
+            });
+            scope.spawn(|| {
+                metrics.map(|metrics| note("metrics", &metrics.shutdown_with_timeout(FLUSH_LIMIT)));
+            });
+            logs.map(|logs| note("logs", &logs.shutdown_with_timeout(FLUSH_LIMIT)));
+        });
+    }
+}
+
+fn note(what: &str, ended: &OTelSdkResult) {
+    if let Err(error) = ended {
+        tracing::warn!(what, %error, "not all telemetry was exported");
     }
 }
 

@@ -102,6 +102,8 @@ instruments! {
         () "1: one of our rules refuses most customers";
     CLOCK_OFFSET = Gauge "customer_relay.clock.offset" ["s"]
         ("source") "our clock minus another one, negative while ours is behind: the `portal`'s, the `database`'s, the `broker`'s, or what `events` say of one that is behind; none while that is not known";
+    LOG_LINES_DROPPED = Counter "customer_relay.log.lines.dropped" ["{line}"]
+        () "log lines dropped because nobody read standard error in time";
     ADMIN_CONNECTIONS = Gauge "customer_relay.admin.connections" ["{connection}"]
         () "connections open at the admin port";
     ADMIN_REFUSED = Counter "customer_relay.admin.connections.refused" ["{connection}"]

@@ -1,76 +1,116 @@
-//! Log lines on their way to standard error: gathered, and written many at once. A system call a
-//! line, or a thread to wake for each, would cost a busy relay a tenth of its time.
+//! Log lines on their way to standard error: gathered, and written many at once by a thread of their
+//! own. A system call a line, or a thread to wake for each, would cost a busy relay a tenth of its
+//! time. Nobody ever waits for whoever reads standard error: what it is too far behind for is dropped
+//! and counted.
 
 use std::borrow::Cow;
-use std::io::{self, BufWriter, Stderr, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// So much is gathered before whoever adds a line must write it.
-const ROOM: usize = 64 * 1024;
+/// So much is gathered, in bytes, for a reader that is behind: some thousand lines.
+const ROOM: usize = 1024 * 1024;
 /// A lone line waits so long for others.
 const GATHER: Duration = Duration::from_millis(5);
+/// At the end of the process the last lines get so long to be written.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How lines of one format are made fit for a terminal.
 pub(super) type Escape = fn(&str) -> Cow<'_, str>;
 
-/// Where lines are gathered. None is dropped: where there is no room, callers wait for the reader.
+/// Lines that this process has dropped.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many log lines were dropped since the start, because standard error was not read in time.
+pub(super) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Where lines are gathered.
 #[derive(Debug)]
 pub(super) struct Lines {
-    out: Mutex<BufWriter<Stderr>>,
+    gathered: Mutex<Gathered>,
+    changed: Condvar,
     /// Makes a line fit for a terminal, whatever texts it holds.
     escape: Escape,
-    /// Told of the first line of each write.
-    news: SyncSender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    text: String,
+    /// What was taken of it is being written.
+    is_writing: bool,
+    /// Lines dropped that nothing was said of yet.
+    dropped: u64,
+}
+
+impl Gathered {
+    fn is_written(&self) -> bool {
+        self.text.is_empty() && !self.is_writing
+    }
 }
 
 impl Lines {
     /// Begins; a thread of its own writes.
     pub(super) fn start(escape: Escape) -> io::Result<Arc<Lines>> {
-        let (news, told) = sync_channel(1);
-        let out = Mutex::new(BufWriter::with_capacity(ROOM, io::stderr()));
-        let lines = Arc::new(Lines { out, escape, news });
+        let lines = Arc::new(Lines { gathered: Mutex::default(), changed: Condvar::new(), escape });
         let gathered = Arc::clone(&lines);
-        std::thread::Builder::new().name("log".into()).spawn(move || gathered.serve(&told))?;
+        std::thread::Builder::new().name("log".into()).spawn(move || gathered.serve())?;
         Ok(lines)
     }
 
     /// As long as the process lives.
-    fn serve(&self, told: &Receiver<()>) {
-        for () in told {
+    fn serve(&self) {
+        let mut text = String::new();
+        loop {
+            let waiting = self.changed.wait_while(self.gathered(), |lines| lines.text.is_empty());
+            drop(waiting.unwrap_or_else(PoisonError::into_inner));
             std::thread::sleep(GATHER);
-            write_out(&mut self.out());
+            let dropped = {
+                let mut lines = self.gathered();
+                std::mem::swap(&mut lines.text, &mut text);
+                lines.is_writing = true;
+                std::mem::take(&mut lines.dropped)
+            };
+            // Nothing is left to tell if standard error cannot be written.
+            drop(io::stderr().write_all(text.as_bytes()));
+            text.clear();
+            if dropped > 0 {
+                tracing::warn!(lines = dropped, "log lines were dropped: nobody read them in time");
+            }
+            self.gathered().is_writing = false;
+            self.changed.notify_all();
         }
     }
 
-    fn out(&self) -> MutexGuard<'_, BufWriter<Stderr>> {
-        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Each call brings whole lines.
 impl Write for &Lines {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        let mut out = self.out();
-        if out.buffer().is_empty() {
-            // An error means that it was told already.
-            self.news.try_send(()).unwrap_or(());
-        }
         // What is no text is none of ours, and is shown as far as it is one.
         let text = String::from_utf8_lossy(lines);
-        out.write_all((self.escape)(&text).as_bytes())?;
+        let text = (self.escape)(&text);
+        let mut gathered = self.gathered();
+        if gathered.text.len() + text.len() > ROOM {
+            gathered.dropped += 1;
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            return Ok(lines.len());
+        }
+        if gathered.text.is_empty() {
+            self.changed.notify_all();
+        }
+        gathered.text.push_str(&text);
         Ok(lines.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out().flush()
+        Ok(())
     }
-}
-
-fn write_out(out: &mut BufWriter<Stderr>) {
-    // Nothing is left to tell if standard error cannot be written.
-    drop(out.flush());
 }
 
 /// Sees to it that what is gathered is written: when it is dropped, and when it is asked to.
@@ -79,18 +119,17 @@ fn write_out(out: &mut BufWriter<Stderr>) {
 pub struct Written(pub(super) Arc<Lines>);
 
 impl Written {
-    /// Writes all lines there are, unless somebody is about to.
+    /// Waits until all lines there are have been written, or a second where nobody reads them.
     pub fn now(&self) {
-        match self.0.out.try_lock() {
-            Ok(mut out) => write_out(&mut out),
-            Err(TryLockError::Poisoned(out)) => write_out(&mut out.into_inner()),
-            Err(TryLockError::WouldBlock) => {}
-        }
+        let Lines { changed, .. } = &*self.0;
+        let waited =
+            changed.wait_timeout_while(self.0.gathered(), PATIENCE, |lines| !lines.is_written());
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 impl Drop for Written {
     fn drop(&mut self) {
-        write_out(&mut self.0.out());
+        self.now();
     }
 }

@@ -9,6 +9,7 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::instruments::{self as all, Instrument};
+use super::lines;
 use super::refusal::Refusal;
 use crate::clock;
 use crate::domain::breaker::Kind;
@@ -45,6 +46,7 @@ impl Metrics {
     /// increase is one.
     pub(super) fn new(meter: &Meter, work_queue: &str, health: &Arc<Health>) -> Metrics {
         observe(meter, health);
+        observe_log(meter);
         let metrics = Metrics {
             queue: [destination(work_queue)],
             consumed: all::CONSUMED.counter(meter),
@@ -262,6 +264,13 @@ fn observe(meter: &Meter, health: &Arc<Health>) {
             })
             .build();
     }
+}
+
+fn observe_log(meter: &Meter) {
+    let dropped = all::LOG_LINES_DROPPED;
+    let observed = meter.u64_observable_counter(dropped.name).with_unit(dropped.unit);
+    let observed = observed.with_description(dropped.meaning);
+    observed.with_callback(|observer| observer.observe(lines::dropped(), &[])).build();
 }
 
 fn number(number: u64) -> Points {

@@ -5,14 +5,30 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write as _;
 use std::panic::PanicHookInfo;
+use std::time::Duration;
+
+/// Nobody who does not read standard error keeps a broken process alive.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// From now on panics of this process are told so; what else is to happen then is done after it.
 pub fn report_by_place(then: impl Fn() + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| {
-        // Nothing is left to tell if not even this can be written.
-        drop(writeln!(std::io::stderr(), "{}", told(panic, &Backtrace::capture())));
+        tell(told(panic, &Backtrace::capture()));
         then();
     }));
+}
+
+/// Says it, to whoever reads standard error in time.
+fn tell(text: String) {
+    let (end, ended) = std::sync::mpsc::sync_channel(1);
+    let telling = std::thread::Builder::new().spawn(move || {
+        // Nothing is left to tell if not even this can be written.
+        drop(writeln!(std::io::stderr(), "{text}"));
+        end.send(()).ok();
+    });
+    if telling.is_ok() {
+        ended.recv_timeout(PATIENCE).ok();
+    }
 }
 
 fn told(panic: &PanicHookInfo<'_>, backtrace: &Backtrace) -> String {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::eventually;
@@ -22,6 +23,8 @@ pub struct Process {
     output: Output,
     /// Those that keep the output.
     readers: TaskTracker,
+    /// Whether they read.
+    reading: watch::Sender<bool>,
     /// Ends the child however this process ends.
     _reaper: Reaper,
 }
@@ -59,21 +62,32 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
         let (output, readers) = (Output::default(), TaskTracker::new());
+        let (reading, read) = watch::channel(true);
         if let Some(stdout) = child.stdout.take() {
-            readers.spawn(keep_lines(stdout, Arc::clone(&output)));
+            readers.spawn(keep_lines(stdout, Arc::clone(&output), read.clone()));
         }
         if let Some(stderr) = child.stderr.take() {
-            readers.spawn(keep_lines(stderr, Arc::clone(&output)));
+            readers.spawn(keep_lines(stderr, Arc::clone(&output), read));
         }
         readers.close();
         let pid = child.id().context("it ended at once")?;
         let reaper = Reaper::start(KILL, &pid.to_string())?;
-        Ok(Process { child, pid, output, readers, _reaper: reaper })
+        Ok(Process { child, pid, output, readers, reading, _reaper: reaper })
     }
 
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Stops reading what it writes, or goes on.
+    pub fn read_output(&self, reads: bool) {
+        self.reading.send_replace(reads);
+    }
+
+    /// Whether it is gone.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// Everything it wrote so far.
@@ -149,9 +163,16 @@ impl Process {
     }
 }
 
-async fn keep_lines(stream: impl AsyncRead + Unpin, output: Output) {
+async fn keep_lines(
+    stream: impl AsyncRead + Unpin,
+    output: Output,
+    mut reading: watch::Receiver<bool>,
+) {
     let mut lines = BufReader::new(stream).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+    loop {
+        // Where the sender is gone, the process is: what is left is read.
+        drop(reading.wait_for(|reads| *reads).await);
+        let Ok(Some(line)) = lines.next_line().await else { return };
         let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
         output.push_str(&line);
         output.push('\n');
