@@ -52,6 +52,7 @@ pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::R
 
 /// Ends the process so long after it was told to stop, whatever still keeps it: a thread of its own,
 /// for whom nobody has to wait. What is not acked by then is delivered again.
+#[expect(clippy::exit, reason = "what keeps the main thread is what this is for")]
 fn end_at_last(longest: Duration, lines: Written) -> impl FnOnce() + Send {
     move || {
         let waiting = std::thread::Builder::new().name("last-resort".into()).spawn(move || {

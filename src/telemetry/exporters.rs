@@ -158,18 +158,18 @@ impl Exporters {
         let Exporters { traces, metrics, logs, .. } = self;
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                traces.map(|traces| note("traces", &traces.shutdown_with_timeout(FLUSH_LIMIT)));
+                note("traces", traces.map(|traces| traces.shutdown_with_timeout(FLUSH_LIMIT)));
             });
             scope.spawn(|| {
-                metrics.map(|metrics| note("metrics", &metrics.shutdown_with_timeout(FLUSH_LIMIT)));
+                note("metrics", metrics.map(|metrics| metrics.shutdown_with_timeout(FLUSH_LIMIT)));
             });
-            logs.map(|logs| note("logs", &logs.shutdown_with_timeout(FLUSH_LIMIT)));
+            note("logs", logs.map(|logs| logs.shutdown_with_timeout(FLUSH_LIMIT)));
         });
     }
 }
 
-fn note(what: &str, ended: &OTelSdkResult) {
-    if let Err(error) = ended {
+fn note(what: &str, ended: Option<OTelSdkResult>) {
+    if let Some(Err(error)) = ended {
         tracing::warn!(what, %error, "not all telemetry was exported");
     }
 }
