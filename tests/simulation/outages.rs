@@ -190,3 +190,54 @@ fn a_bad_probe_customer_is_found_out() -> Result<()> {
         world.end()
     })
 }
+
+/// The events of a bad customer are the latest that came, and the first to be probes.
+#[test]
+fn a_bad_customer_holds_no_outage_open() -> Result<()> {
+    each_seed(|seed, dice| {
+        let fault = *[Outcome::Rejected, Outcome::Failed].choose(dice).unwrap_or(&Outcome::Failed);
+        let bad = vec![(CUSTOMERS, fault)];
+        let (control_calls, has_probe) = (ControlCalls::Off, false);
+        let setting = Setting { control_calls, has_probe, bad, ..setting(dice) };
+        let mut world = World::new(seed, setting)?;
+        publish_for(&mut world, Duration::from_secs(5))?;
+        world.run_until(world.now + Duration::from_secs(10))?;
+        world.happen(&Event::Trouble(Outcome::Unauthorized))?;
+        for customer in [0, 1, 2, CUSTOMERS] {
+            world.publish(customer)?;
+            world.run_until(world.now + Duration::from_millis(5))?;
+        }
+        world.run_until(world.now + Duration::from_secs(20))?;
+        ensure!(!world.openings.is_empty(), "no outage");
+        world.happen(&Event::Heal)?;
+        let applied = world.portal.applied.len();
+        world.run_until(world.now + Duration::from_secs(70))?;
+        ensure!(world.portal.applied.len() > applied, "nothing was applied in two probes' time");
+        world.end()
+    })
+}
+
+/// What failed with other credentials than those that went well is no event's fault.
+#[test]
+fn a_refusal_of_old_credentials_is_no_events_fault() -> Result<()> {
+    each_seed(|seed, dice| {
+        let setting = Setting { refusal: Outcome::Rejected, ..setting(dice) };
+        let mut world = World::new(seed, setting)?;
+        for customer in 0..3 {
+            world.publish(customer)?;
+            world.run_until(world.now + Duration::from_millis(200))?;
+        }
+        world.happen(&Event::Change)?;
+        world.publish(3)?;
+        world.run_until(world.now + Duration::from_millis(200))?;
+        world.happen(&Event::Mend)?;
+        for customer in 4..7 {
+            world.publish(customer)?;
+            world.run_until(world.now + Duration::from_millis(200))?;
+        }
+        world.end()?;
+        let dead = world.broker.dead.len();
+        ensure!(dead == 0, "{dead} dead letters by credentials that had changed");
+        Ok(())
+    })
+}
