@@ -51,6 +51,12 @@ fn all_mistakes_are_told_at_once_with_key_source_and_way_out() {
 }
 
 #[test]
+fn deliveries_are_held_until_a_control_call_can_tell_something() {
+    let text = mistakes(&with_portal(&["outage.hold=10s", "outage.witness_wait=10s"]));
+    assert!(text.contains("outage.hold (--set): must exceed outage.witness_wait"), "{text}");
+}
+
+#[test]
 fn later_layers_win() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("relay.toml");
