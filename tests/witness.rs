@@ -219,6 +219,8 @@ async fn a_wave_of_bad_events_is_told_apart_by_a_control_call(context: Context) 
     Ok(())
 }
 
+const UNFIT: &str = "portal.probe_customer fails while events are applied";
+
 async fn a_probe_customer_that_the_portal_does_not_know_is_found_out(
     context: Context,
 ) -> Result<()> {
@@ -228,17 +230,22 @@ async fn a_probe_customer_that_the_portal_does_not_know_is_found_out(
     bed.simulator.fault(json!({"match": {"entity_id": PROBE}, "fault": unknown})).await?;
     bed.simulator.fault(json!({"match": {"entity_prefix": "BAD"}, "fault": rejecting()})).await?;
     let relay = bed.start_relay().await?;
-    for round in 0..4 {
+    publish(&bed, "BAD", 1).await?;
+    wrote(&bed, OPENED, 1, LIMIT).await?;
+    // A failed check may be a stumble; the second one follows in ten seconds.
+    let mut published = 0;
+    while lines(&bed.output(), UNFIT).is_empty() {
+        ensure!(published < 60, "not found out");
+        publish(&bed, &format!("GOOD{published}X"), 1).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        published += 1;
+    }
+    for round in 0..3 {
         let waits = lines(&bed.output(), "\"not applied\"").len();
         publish(&bed, &format!("BAD{round}X"), 1).await?;
-        if round == 0 {
-            wrote(&bed, OPENED, 1, LIMIT).await?;
-        } else {
-            wrote(&bed, "\"not applied\"", waits + 1, LIMIT).await?;
-        }
-        publish(&bed, &format!("GOOD{round}X"), 1).await?;
-        bed.applied(&format!("GOOD{round}X0"), 1).await?;
-        wrote(&bed, "portal.probe_customer fails while events are applied", 1, LIMIT).await?;
+        wrote(&bed, "\"not applied\"", waits + 1, LIMIT).await?;
+        publish(&bed, &format!("AFTER{round}X"), 1).await?;
+        bed.applied(&format!("AFTER{round}X0"), 1).await?;
     }
     publish_for(&bed, "MORE", 0, Duration::from_secs(5)).await?;
     let dead = bed.queue("dead");
@@ -247,7 +254,7 @@ async fn a_probe_customer_that_the_portal_does_not_know_is_found_out(
     let output = bed.end(relay).await?;
     assert_one_outage(&output, "configuration");
     let asked = lines(&output, "\"control call\"").len();
-    ensure!(asked <= 3, "{asked} control calls");
+    ensure!(asked <= 8, "{asked} control calls");
     Ok(())
 }
 
