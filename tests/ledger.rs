@@ -13,6 +13,7 @@ use crate::support::bed::{Bed, LIMIT, structured};
 use crate::support::chaos::{ChaosProxy, Fault};
 use crate::support::traffic::wrote;
 use crate::support::{eventually, relay};
+use crate::telemetry::{reads, serve};
 
 suite!(
 Broker:
@@ -41,6 +42,7 @@ Broker:
 Postgres:
     an_event_id_that_no_text_of_a_database_holds_stops_no_other_event,
     a_relay_that_is_killed_leaves_its_customers_to_the_others,
+    a_server_that_does_not_answer_is_noticed_and_keeps_no_relay,
     an_embedded_relay_keeps_shared_ones_out_until_it_is_gone;
 OwnPostgres:
     a_server_that_is_killed_stops_calls_and_acks_until_it_is_back,
@@ -661,6 +663,54 @@ async fn an_embedded_relay_keeps_shared_ones_out_until_it_is_gone(context: Conte
     assert_eq!(relay.ended(LIMIT).await?.code(), Some(1));
     assert!(relay.output().contains("ledger adopt"), "{}", relay.output());
     bed.finish().await
+}
+
+async fn a_server_that_does_not_answer_is_noticed_and_keeps_no_relay(
+    context: Context,
+) -> Result<()> {
+    let mut bed = context.bed().await?;
+    let url = context.postgres().await?.database().await?;
+    let (_, place) = url.split_once('@').context("user and password")?;
+    let (place, _) = place.split_once('/').context("a database")?;
+    let proxy = ChaosProxy::start(place.to_owned()).await?;
+    bed.settings.set("ledger.url", &proxy.through(&url));
+    bed.settings.set("worker.grace_period", "2s").set("broker.operation_timeout", "3s");
+    let (mut relay, port) = serve(&mut bed).await?;
+    relay.line_with("\"consuming\"", LIMIT).await?;
+    bed.publish(&bed.event("e0", "C0", &json!({"city": "Kochi"}))).await?;
+    bed.applied("C0", 1).await?;
+    for (round, stops) in [false, true].into_iter().enumerate() {
+        proxy.set(Fault::Stall).await;
+        let publish = |n: usize| {
+            let name = format!("C{round}-{n}");
+            bed.event(&format!("e-{name}"), &name, &json!({"city": "Kochi"}))
+        };
+        for n in 0..3 {
+            bed.publish(&publish(n)).await?;
+        }
+        if stops {
+            break;
+        }
+        wrote(&bed, "the ledger fails", 1, LIMIT).await?;
+        reads(&port, 503, &[]).await?;
+        proxy.set(Fault::None).await;
+        for n in 0..3 {
+            bed.applied(&format!("C{round}-{n}"), 1).await?;
+        }
+    }
+    let began = std::time::Instant::now();
+    relay.signal("TERM").await?;
+    relay.ended(LIMIT).await?;
+    let took = began.elapsed();
+    println!("a server that does not answer: SIGTERM took {took:?}");
+    ensure!(took < Duration::from_secs(16), "SIGTERM took {took:?}");
+    proxy.set(Fault::None).await;
+    let relay = bed.start_relay().await?;
+    // What it asked for may have reached the server late, and be leased to it for half a minute.
+    for n in 0..3 {
+        bed.simulator.applied(&format!("C1-{n}"), 1, LIMIT * 2).await?;
+    }
+    bed.end(relay).await.map(drop)
 }
 
 async fn a_server_that_is_killed_stops_calls_and_acks_until_it_is_back(

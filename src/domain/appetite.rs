@@ -1,7 +1,7 @@
 //! How many deliveries a session asks for. What ended the last session, or the process, may have been
 //! one of those in hand, and each of them counts as delivered once more: at the delivery limit the
 //! broker makes dead letters of them. So a session begins with one. If that is no redelivery, all is
-//! well; otherwise the session takes more only as what it took comes to its end.
+//! well; otherwise the session takes more only as what it took comes to its end, or as it lives on.
 
 /// Each time as many as were asked for have ended, so many times as many follow.
 const GROWTH: u16 = 4;
@@ -42,7 +42,7 @@ impl Appetite {
         self.goal.filter(|_| self.limit < self.most)
     }
 
-    /// The goal is reached, or passed: so many have ended.
+    /// The goal is reached, or the session has lived on without that: so many have ended.
     pub fn grow(&mut self, ended: usize) {
         self.limit = self.limit.saturating_mul(GROWTH).min(self.most);
         self.goal = Some(ended + usize::from(self.limit));

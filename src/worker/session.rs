@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::OptionFuture;
 
@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(200);
 /// Every so many looks all queues' messages are counted: the retry tiers are many.
 const LOOKS_A_COUNT: u32 = 3;
+/// A session that lives so long takes more, whatever becomes of what it took: that may have to wait.
+const LIVED: Duration = Duration::from_secs(5);
 /// So many looks in a row at messages that wait while we have nothing: we are forgotten.
 const LOOKS_STARVED: u32 = 3;
 
@@ -222,6 +224,8 @@ struct Supply<'a> {
     worker: &'a Arc<Worker>,
     deliveries: Deliveries,
     appetite: Appetite,
+    /// When a consumer was last asked for.
+    asked_at: Instant,
     wanted: Option<Intake>,
     /// There is no consumer, and there is to be one.
     is_due: bool,
@@ -232,7 +236,8 @@ struct Supply<'a> {
 impl Supply<'_> {
     fn new(worker: &Arc<Worker>, deliveries: Deliveries) -> Supply<'_> {
         let appetite = Appetite::new(worker.config.broker.prefetch);
-        Supply { worker, deliveries, appetite, wanted: None, is_due: false, is_told: false }
+        let (asked_at, wanted) = (clock::instant(), None);
+        Supply { worker, deliveries, appetite, asked_at, wanted, is_due: false, is_told: false }
     }
 
     async fn take(&mut self, delivery: Delivery) {
@@ -267,11 +272,20 @@ impl Supply<'_> {
 
     /// Resolves when a consumer, or a larger one, may be asked for; `None`: not as things are.
     fn may_ask(&self) -> Option<impl Future<Output = ()> + use<>> {
-        if self.is_due {
-            return Some(self.deliveries.settled(0, self.worker.config.worker.in_flight));
-        }
-        let goal = self.appetite.goal().filter(|_| self.wanted == Some(Intake::Full))?;
-        Some(self.deliveries.settled(goal, usize::MAX))
+        let (settled, lives_on) = if self.is_due {
+            (self.deliveries.settled(0, self.worker.config.worker.in_flight), None)
+        } else {
+            let goal = self.appetite.goal().filter(|_| self.wanted == Some(Intake::Full))?;
+            (self.deliveries.settled(goal, usize::MAX), Some(self.asked_at + LIVED))
+        };
+        Some(async move {
+            let lives_on =
+                OptionFuture::from(lives_on.map(|at| tokio::time::sleep_until(at.into())));
+            tokio::select! {
+                () = settled => {}
+                Some(()) = lives_on => {}
+            }
+        })
     }
 
     async fn ask(&mut self) -> Result<(), AmqpError> {
@@ -283,7 +297,7 @@ impl Supply<'_> {
         let most = self.worker.config.broker.prefetch;
         let is_full = self.wanted == Some(Intake::Full);
         self.deliveries.ask(if is_full { self.appetite.limit() } else { 1 }).await?;
-        self.is_due = false;
+        (self.is_due, self.asked_at) = (false, clock::instant());
         if !std::mem::replace(&mut self.is_told, true) {
             let prefetch = if is_full { most } else { 1 };
             tracing::info!(queue = self.worker.work_queue, prefetch, "consuming");

@@ -1,6 +1,8 @@
 //! What the server, or the way to it, says is wrong. The server's own words are told without their
 //! details: those may hold values.
 
+use std::time::Duration;
+
 use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::SqlState;
 
@@ -10,6 +12,8 @@ use super::super::error::{LedgerError, Refusal};
 pub(super) enum Fault {
     Server(tokio_postgres::Error),
     Pool(PoolError),
+    /// No answer for so long.
+    Silent(Duration),
     Other(String),
 }
 
@@ -29,7 +33,7 @@ impl Fault {
     pub(super) fn is_missing_table(&self) -> bool {
         match self {
             Fault::Server(error) => error.code() == Some(&SqlState::UNDEFINED_TABLE),
-            Fault::Pool(_) | Fault::Other(_) => false,
+            Fault::Pool(_) | Fault::Silent(_) | Fault::Other(_) => false,
         }
     }
 
@@ -47,6 +51,9 @@ impl From<Fault> for LedgerError {
                 LedgerError::Unreachable("all of the relay's connections to it are in use".into())
             }
             Fault::Pool(error) => LedgerError::Unreachable(error.to_string()),
+            Fault::Silent(limit) => LedgerError::Unreachable(format!(
+                "no answer within {limit:?}: does the server hang, or the network?"
+            )),
             Fault::Other(text) => LedgerError::Broken(text),
         }
     }

@@ -29,6 +29,9 @@ use crate::domain::packed::Unreadable;
 use crate::domain::row::Row;
 use fault::Fault;
 
+/// Longer than a connection, and a statement after it, may take: see `connect`.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+
 /// A ledger's server.
 #[derive(Clone, Debug)]
 pub(super) struct Postgres {
@@ -47,6 +50,21 @@ impl Postgres {
 
     async fn client(&self) -> Result<Object, Fault> {
         Ok(self.pool.get().await?)
+    }
+
+    /// The same of what every event waits for: a server, or a way to it, that does not answer at all is
+    /// told from one that takes its time, and nobody waits for it.
+    fn answer_soon<'a, T>(
+        &'a self,
+        task: impl Future<Output = Result<T, Fault>> + Send + 'a,
+    ) -> Answer<'a, T>
+    where
+        T: Send + 'a,
+    {
+        self.answer(async {
+            let silent = || Fault::Silent(ANSWER_LIMIT);
+            tokio::time::timeout(ANSWER_LIMIT, task).await.unwrap_or_else(|_| Err(silent()))
+        })
     }
 
     /// What a task of ours answers, in the contract's words. After a fault of the server sessions are
@@ -95,15 +113,15 @@ impl Backend for Postgres {
         keys: Arc<Vec<CustomerKey>>,
         lease: Duration,
     ) -> Answer<'_, Vec<Loaded>> {
-        self.answer(async move { customers::lease(self, &keys, lease).await })
+        self.answer_soon(async move { customers::lease(self, &keys, lease).await })
     }
 
     fn commit_changes(&self, changes: Arc<Vec<Change>>) -> Answer<'_, Vec<Committed>> {
-        self.answer(async move { customers::commit(self, &changes).await })
+        self.answer_soon(async move { customers::commit(self, &changes).await })
     }
 
     fn rehearse(&self, change: Change) -> Answer<'_, ()> {
-        self.answer(async move { customers::rehearse(self, &change).await })
+        self.answer_soon(async move { customers::rehearse(self, &change).await })
     }
 
     fn load_account(&self, key: CustomerKey) -> Answer<'_, Account> {
@@ -135,7 +153,7 @@ impl Backend for Postgres {
     }
 
     fn has_replay_ended(&self, replay_id: Uuid) -> Answer<'_, bool> {
-        self.answer(tasks::has_replay_ended(self, replay_id))
+        self.answer_soon(tasks::has_replay_ended(self, replay_id))
     }
 
     fn count_replays(&self, beginning: String) -> Answer<'_, Vec<ReplayCount>> {
@@ -159,7 +177,7 @@ impl Backend for Postgres {
     }
 
     fn count_out_of_step(&self) -> Answer<'_, (u64, Option<Timestamp>)> {
-        self.answer(tasks::count_out_of_step(self))
+        self.answer_soon(tasks::count_out_of_step(self))
     }
 
     fn sweep(&self, limit: Option<Timestamp>, overdue: Timestamp) -> Answer<'_, u64> {
@@ -179,11 +197,11 @@ impl Backend for Postgres {
     }
 
     fn load_number(&self) -> Answer<'_, Numbered> {
-        self.answer(number::load(self))
+        self.answer_soon(number::load(self))
     }
 
     fn raise_number(&self, at_least: u64, at: Timestamp) -> Answer<'_, Numbered> {
-        self.answer(number::raise(self, None, at_least, at))
+        self.answer_soon(number::raise(self, None, at_least, at))
     }
 
     fn open_gap(&self, gap: Gap, at_least: u64, at: Timestamp) -> Answer<'_, Numbered> {
@@ -195,7 +213,7 @@ impl Backend for Postgres {
     }
 
     fn read_clock(&self) -> Answer<'_, Option<Timestamp>> {
-        self.answer(async { tasks::read_clock(self).await.map(Some) })
+        self.answer_soon(async { tasks::read_clock(self).await.map(Some) })
     }
 
     fn load_doubts(&self) -> Answer<'_, Vec<Doubted>> {
