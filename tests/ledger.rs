@@ -697,6 +697,8 @@ async fn a_server_that_does_not_answer_is_noticed_and_keeps_no_relay(
         for n in 0..3 {
             bed.applied(&format!("C{round}-{n}"), 1).await?;
         }
+        // Recorded and acked as well.
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let began = std::time::Instant::now();
     relay.signal("TERM").await?;

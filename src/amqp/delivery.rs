@@ -1,8 +1,6 @@
 //! Messages handed to us, each ended by exactly one ack.
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -10,7 +8,6 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use opentelemetry::Context;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{AmqpError, Link, within};
@@ -46,39 +43,11 @@ impl Message {
 #[error("the delivery's channel is gone; the broker will deliver the message again")]
 pub struct Forgotten;
 
-/// The deliveries of a session that we have, and how many have come to their end.
-#[derive(Debug, Default)]
-struct Tally {
-    in_hand: AtomicUsize,
-    ended: AtomicUsize,
-    changed: Notify,
-}
-
-/// One of those in hand, as long as it lives.
-#[derive(Debug)]
-struct Held(Arc<Tally>);
-
-impl Held {
-    fn new(tally: &Arc<Tally>) -> Held {
-        tally.in_hand.fetch_add(1, Ordering::Relaxed);
-        Held(Arc::clone(tally))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.in_hand.fetch_sub(1, Ordering::Relaxed);
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-        self.0.changed.notify_one();
-    }
-}
-
 /// One hand-over of a message to us.
 #[derive(Debug)]
 pub struct Delivery {
     /// Boxed: it is large, and travels through several tasks.
     message: Box<Message>,
-    _held: Held,
     session: CancellationToken,
     limit: Duration,
     came: Instant,
@@ -136,7 +105,6 @@ pub struct Deliveries {
     /// Consumers so far: each has a tag of its own.
     consumers: u32,
     session: CancellationToken,
-    tally: Arc<Tally>,
 }
 
 /// Ten times what was measured to suffice.
@@ -153,7 +121,6 @@ impl Deliveries {
                 consumer: None,
                 consumers: 0,
                 session: CancellationToken::new(),
-                tally: Arc::default(),
             }),
             Err(error) => {
                 link.close().await;
@@ -190,7 +157,6 @@ impl Deliveries {
         match consumer.next().await {
             Some(Ok(message)) => Ok(Delivery {
                 message: Box::new(Message(message)),
-                _held: Held::new(&self.tally),
                 session: self.session.clone(),
                 limit: self.link.limit,
                 came: clock::instant(),
@@ -198,22 +164,6 @@ impl Deliveries {
             }),
             Some(Err(error)) => Err(SessionEnd(Some(error))),
             None => Err(SessionEnd(None)),
-        }
-    }
-
-    /// How many have come to their end.
-    pub fn ended(&self) -> usize {
-        self.tally.ended.load(Ordering::Relaxed)
-    }
-
-    /// Waits until so many have come to their end, and no more than `most` are in hand.
-    pub fn settled(&self, ended: usize, most: usize) -> impl Future<Output = ()> + use<> {
-        let tally = Arc::clone(&self.tally);
-        async move {
-            let in_hand = || tally.in_hand.load(Ordering::Relaxed);
-            while tally.ended.load(Ordering::Relaxed) < ended || in_hand() > most {
-                tally.changed.notified().await;
-            }
         }
     }
 

@@ -3,8 +3,6 @@
 
 pub mod text;
 
-pub mod appetite;
-
 pub mod field;
 
 pub mod event;

@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-use futures_util::future::OptionFuture;
+use std::time::Duration;
 
 use super::{Worker, gate, start, watch};
 use crate::admin::ListenError;
 use crate::amqp::topology::{self, Finding};
-use crate::amqp::{AmqpError, Deliveries, Delivery, Link, Seen, Watch};
+use crate::amqp::{AmqpError, Deliveries, Link, Seen, Watch};
 use crate::clock;
 use crate::config::Declare;
-use crate::domain::appetite::Appetite;
 use crate::domain::gate::Intake;
 use crate::ledger::LedgerError;
 use crate::pauses::Pauses;
@@ -23,8 +20,6 @@ const LOOK: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(200);
 /// Every so many looks all queues' messages are counted: the retry tiers are many.
 const LOOKS_A_COUNT: u32 = 3;
-/// A session that lives so long takes more, whatever becomes of what it took: that may have to wait.
-const LIVED: Duration = Duration::from_secs(5);
 /// So many looks in a row at messages that wait while we have nothing: we are forgotten.
 const LOOKS_STARVED: u32 = 3;
 
@@ -179,130 +174,43 @@ enum SessionOver {
 }
 
 async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
-    let Session { deliveries, watch } = session;
-    let mut supply = Supply::new(worker, deliveries);
+    let Session { mut deliveries, watch } = session;
     let mut intake = worker.gate.intake();
     intake.mark_changed();
+    let mut before = None;
     let mut watching = std::pin::pin!(keep_watch(worker, &watch));
     loop {
-        let may_ask = OptionFuture::from(supply.may_ask());
         let over = tokio::select! {
-            next = supply.deliveries.next() => match next {
+            next = deliveries.next() => match next {
                 Ok(delivery) => {
-                    supply.take(delivery).await;
+                    worker.begin(delivery);
                     continue;
                 }
                 Err(end) => end.to_string(),
             },
             () = worker.stop.cancelled() => {
-                drain(worker, supply.deliveries).await;
+                drain(worker, deliveries).await;
                 return SessionOver::Stopped;
             }
             _ = intake.changed() => {
                 let wanted = *intake.borrow_and_update();
-                supply.change(wanted).await;
-                continue;
+                match change_intake(worker, &mut deliveries, wanted).await {
+                    Ok(()) => {
+                        if before.replace(wanted).is_some_and(|before| before != wanted) {
+                            gather(worker, wanted);
+                        }
+                        continue;
+                    }
+                    Err(error) => error.to_string(),
+                }
             }
-            Some(()) = may_ask => match supply.ask().await {
-                Ok(()) => continue,
-                Err(error) => error.to_string(),
-            },
             end = &mut watching => end,
             () = worker.ledger_changed.notified() => "another ledger is in place".to_owned(),
         };
         tracing::warn!(end = over, "the session with the broker is over; a new one follows");
-        worker.config.broker.broker.avoid(supply.deliveries.turn());
-        supply.deliveries.close().await;
+        worker.config.broker.broker.avoid(deliveries.turn());
+        deliveries.close().await;
         return SessionOver::Lost;
-    }
-}
-
-/// What the broker is asked for. Never more are in hand than the prefetch and the calls in flight: what
-/// an earlier consumer brought counts against a later one's prefetch, so that one waits until little
-/// else than calls is left.
-struct Supply<'a> {
-    worker: &'a Arc<Worker>,
-    deliveries: Deliveries,
-    appetite: Appetite,
-    /// When a consumer was last asked for.
-    asked_at: Instant,
-    wanted: Option<Intake>,
-    /// There is no consumer, and there is to be one.
-    is_due: bool,
-    /// The log says what is wanted.
-    is_told: bool,
-}
-
-impl Supply<'_> {
-    fn new(worker: &Arc<Worker>, deliveries: Deliveries) -> Supply<'_> {
-        let appetite = Appetite::new(worker.config.broker.prefetch);
-        let (asked_at, wanted) = (clock::instant(), None);
-        Supply { worker, deliveries, appetite, asked_at, wanted, is_due: false, is_told: false }
-    }
-
-    async fn take(&mut self, delivery: Delivery) {
-        let is_redelivery = delivery.message().is_redelivery();
-        self.worker.begin(delivery);
-        if self.appetite.begin(is_redelivery) && self.wanted == Some(Intake::Full) {
-            self.renew().await;
-        }
-    }
-
-    /// As many deliveries at once are wanted from now on.
-    async fn change(&mut self, wanted: Intake) {
-        let before = self.wanted.replace(wanted);
-        self.is_told = false;
-        self.renew().await;
-        if wanted == Intake::Nothing {
-            self.is_due = false;
-            tracing::info!("not consuming: paused, or the ledger fails");
-        }
-        if before.is_some_and(|before| before != wanted) {
-            gather(self.worker, wanted);
-        }
-    }
-
-    /// Ends the consumer; another one follows.
-    async fn renew(&mut self) {
-        for delivery in self.deliveries.cancel().await {
-            self.worker.begin(delivery);
-        }
-        self.is_due = true;
-    }
-
-    /// Resolves when a consumer, or a larger one, may be asked for; `None`: not as things are.
-    fn may_ask(&self) -> Option<impl Future<Output = ()> + use<>> {
-        let (settled, lives_on) = if self.is_due {
-            (self.deliveries.settled(0, self.worker.config.worker.in_flight), None)
-        } else {
-            let goal = self.appetite.goal().filter(|_| self.wanted == Some(Intake::Full))?;
-            (self.deliveries.settled(goal, usize::MAX), Some(self.asked_at + LIVED))
-        };
-        Some(async move {
-            let lives_on =
-                OptionFuture::from(lives_on.map(|at| tokio::time::sleep_until(at.into())));
-            tokio::select! {
-                () = settled => {}
-                Some(()) = lives_on => {}
-            }
-        })
-    }
-
-    async fn ask(&mut self) -> Result<(), AmqpError> {
-        if !self.is_due {
-            self.appetite.grow(self.deliveries.ended());
-            self.renew().await;
-            return Ok(());
-        }
-        let most = self.worker.config.broker.prefetch;
-        let is_full = self.wanted == Some(Intake::Full);
-        self.deliveries.ask(if is_full { self.appetite.limit() } else { 1 }).await?;
-        (self.is_due, self.asked_at) = (false, clock::instant());
-        if !std::mem::replace(&mut self.is_told, true) {
-            let prefetch = if is_full { most } else { 1 };
-            tracing::info!(queue = self.worker.work_queue, prefetch, "consuming");
-        }
-        Ok(())
     }
 }
 
@@ -312,6 +220,28 @@ fn gather(worker: &Worker, wanted: Intake) {
     if wanted == Intake::Full && worker.config.worker.merges {
         worker.gate.learn(|rules| rules.gather(clock::instant() + GATHER));
     }
+}
+
+/// Asks the broker for as many deliveries at once as are wanted now.
+async fn change_intake(
+    worker: &Arc<Worker>,
+    deliveries: &mut Deliveries,
+    wanted: Intake,
+) -> Result<(), AmqpError> {
+    for delivery in deliveries.cancel().await {
+        worker.begin(delivery);
+    }
+    let prefetch = match wanted {
+        Intake::Full => worker.config.broker.prefetch,
+        Intake::One => 1,
+        Intake::Nothing => {
+            tracing::info!("not consuming: paused, or the ledger fails");
+            return Ok(());
+        }
+    };
+    deliveries.ask(prefetch).await?;
+    tracing::info!(queue = worker.work_queue, prefetch, "consuming");
+    Ok(())
 }
 
 /// Obeys orders until the session is of no use any more; tells why.
