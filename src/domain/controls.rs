@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::field::FieldSet;
+use super::row::Row;
 use super::update::Update;
 use super::version::Version;
 
@@ -44,8 +45,20 @@ pub struct Candidate {
     pub customer: Arc<str>,
     /// What is sent.
     pub update: Arc<Update>,
-    /// The versions it consisted of; none for the probe customer, which may always be sent.
+    /// The versions it consisted of; none for the probe customer's, which is nobody's event.
     pub versions: Vec<(Version, FieldSet)>,
+}
+
+impl Candidate {
+    /// Whether it would overwrite nothing newer: the customer's row says so.
+    pub fn is_newest(&self, row: &Row) -> bool {
+        if self.versions.is_empty() {
+            return self.update.fields().iter().all(|field| row.newest(field).is_none());
+        }
+        self.versions
+            .iter()
+            .all(|(version, fields)| fields.iter().all(|field| row.newest(field) == Some(version)))
+    }
 }
 
 /// What is thought of the probe customer.

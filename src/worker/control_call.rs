@@ -9,12 +9,10 @@ use opentelemetry::Context;
 use super::Worker;
 use crate::clock;
 use crate::domain::controls::Candidate;
-use crate::domain::field::FieldSet;
 use crate::domain::gate::{Control, Pass};
 use crate::domain::retry::after;
 use crate::domain::row::Row;
 use crate::domain::update::Update;
-use crate::domain::version::Version;
 use crate::ledger::{Change, Committed, CustomerKey, Lease, Loaded, LoadedCustomer};
 
 /// Before a control call is tried again that could not be made: its customer was busy.
@@ -46,7 +44,7 @@ impl Worker {
     /// Sends an update again, if it is its customer's newest: another relay may have applied something
     /// newer, or have the customer just now. The ledger knows. False if it was not sent.
     async fn send_again(&self, candidate: &Candidate, pass: Pass) -> bool {
-        let Candidate { customer, update, versions } = candidate;
+        let Candidate { customer, update, .. } = candidate;
         let give_back = || self.gate.learn(|rules| rules.give_back(pass, clock::instant()));
         let key = self.ledger.key(customer);
         let loaded = tokio::select! {
@@ -60,19 +58,12 @@ impl Worker {
             give_back();
             return false;
         };
-        let is_newest = |(version, fields): &(Version, FieldSet)| {
-            fields.iter().all(|field| loaded.row.newest(field) == Some(version))
-        };
-        // The probe customer's has no versions: it is nobody's event.
-        let is_free = |field| loaded.row.newest(field).is_none();
-        let is_newest = self.ledger.about().is_none()
-            || if versions.is_empty() {
-                update.fields().iter().all(is_free)
-            } else {
-                versions.iter().all(is_newest)
-            };
-        if !is_newest {
-            self.forget_update(customer, versions.is_empty());
+        let is_newest = self.ledger.about().is_none() || candidate.is_newest(&loaded.row);
+        if !is_newest && self.gate.learn(|rules| rules.give_up(customer, clock::instant())) {
+            tracing::warn!(
+                "portal.probe_customer has had events of its own, which its update would overwrite: \
+                 it is not sent; name a customer that the CRM does not update"
+            );
         }
         // No event comes again after a crash to say so: it is in the ledger before.
         if !is_newest || self.mark(key, &loaded, true).await != Committed::Done {
@@ -87,19 +78,6 @@ impl Worker {
             self.end_lease(key, loaded.lease, row).await;
         }
         true
-    }
-
-    /// It would overwrite something newer.
-    fn forget_update(&self, customer: &Arc<str>, is_probe: bool) {
-        if is_probe {
-            tracing::warn!(
-                "portal.probe_customer has had events of its own, which its update would overwrite: \
-                 it is not sent; name a customer that the CRM does not update"
-            );
-            self.gate.learn(|rules| rules.give_up_probe(customer, clock::instant()));
-        } else {
-            self.gate.learn(|rules| rules.forget(customer));
-        }
     }
 
     async fn end_lease(&self, key: CustomerKey, lease: Option<Lease>, row: Option<Vec<u8>>) {

@@ -675,10 +675,7 @@ impl World {
         if let Control::Call(candidate, pass) = control {
             let (read, lease) = self.ledger.read(&candidate.customer, relay.identity, self.now);
             let is_newest = match &read {
-                Read::Ours { row, .. } => candidate.versions.iter().all(|(version, fields)| {
-                    self.ledger.is_none
-                        || fields.iter().all(|field| row.newest(field) == Some(version))
-                }),
+                Read::Ours { row, .. } => self.ledger.is_none || candidate.is_newest(row),
                 _ => false,
             };
             if is_newest {
@@ -687,7 +684,7 @@ impl World {
                 relay.control = Some(ControlCall { candidate, pass, lease, started, ends });
             } else {
                 if matches!(read, Read::Ours { .. }) {
-                    relay.gate.forget(&candidate.customer);
+                    relay.gate.give_up(&candidate.customer, now);
                     self.ledger.commit(&candidate.customer, None, lease, false);
                 }
                 relay.gate.give_back(pass, now);

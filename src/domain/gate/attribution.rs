@@ -97,9 +97,6 @@ impl Gate {
             Evidence::Fault(_) if outcome == Outcome::Rejected && self.accepts_rejections => {
                 Attribution::Own
             }
-            Evidence::TooMany | Evidence::Fault(_) if pass == Pass::ControlProbe => {
-                Attribution::Again
-            }
             Evidence::TooMany | Evidence::Fault(_) => {
                 Attribution::Open(self.faults.open(call, outcome, (now, wall)))
             }
@@ -127,7 +124,7 @@ impl Gate {
                 self.controls.postpone(now + FIRST_WAIT);
                 let freed = self.throttle.healthy(call, now);
                 let freed = self.freed(freed);
-                (Attribution::Again, self.give_up(call, outcome, now).or(freed))
+                (Attribution::Again, self.leave_out(call, outcome, now).or(freed))
             }
             Evidence::TooMany if was_check => {
                 (Attribution::Again, self.check_failed(call, outcome, UNFIT_AFTER_THROTTLED, now))
@@ -166,11 +163,11 @@ impl Gate {
         now: Instant,
     ) -> Option<News> {
         let is_unfit = self.controls.check_failed(most, now);
-        is_unfit.then(|| self.give_up(call, outcome, now)).flatten()
+        is_unfit.then(|| self.leave_out(call, outcome, now)).flatten()
     }
 
     /// Sends this update no more: it proves nothing.
-    fn give_up(&mut self, call: &Call, outcome: Outcome, now: Instant) -> Option<News> {
+    fn leave_out(&mut self, call: &Call, outcome: Outcome, now: Instant) -> Option<News> {
         let is_probe = self.controls.give_up(&call.customer, now);
         is_probe.then_some(News::UnfitProbeCustomer(outcome))
     }

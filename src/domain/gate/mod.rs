@@ -416,9 +416,10 @@ impl Gate {
         self.controls.remember(now, candidate, customer);
     }
 
-    /// The probe customer's update would overwrite what its own events say: it proves nothing.
-    pub fn give_up_probe(&mut self, customer: &str, now: Instant) {
-        self.controls.give_up(customer, now);
+    /// What is kept of this customer would overwrite something newer. True if it is the probe customer's,
+    /// which is only checked from now on.
+    pub fn give_up(&mut self, customer: &str, now: Instant) -> bool {
+        self.controls.give_up(customer, now)
     }
 
     /// A later update of this customer may have been applied: the kept one is not to be sent again.
