@@ -86,6 +86,18 @@ impl From<Verdict> for Box<Refused> {
     }
 }
 
+/// What becomes of a delivery that comes before its time.
+pub fn early(
+    history: &History,
+    rules: &Rules,
+    retry: &RetryPolicy,
+    now: Timestamp,
+) -> Option<Verdict> {
+    let longest = rules.future_limit.max(retry.max_retry_after);
+    let remaining = history.until_due(now, longest)?;
+    Some(Verdict::early(history.clone(), remaining, &retry.tiers, now))
+}
+
 /// Decodes and validates.
 pub fn admit(
     envelope: &Envelope<'_>,
@@ -94,10 +106,8 @@ pub fn admit(
     retry: &RetryPolicy,
     moment: &Moment<'_>,
 ) -> Result<Admission, Box<Refused>> {
-    let longest = rules.future_limit.max(retry.max_retry_after);
-    if let Some(remaining) = history.until_due(moment.now, longest) {
-        let history = history.clone();
-        return Err(Verdict::early(history, remaining, &retry.tiers, moment.now).into());
+    if let Some(verdict) = early(history, rules, retry, moment.now) {
+        return Err(verdict.into());
     }
     if envelope.body.len() > rules.max_bytes {
         return Err(Verdict::too_large(envelope.body.len(), rules.max_bytes, history).into());

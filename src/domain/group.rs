@@ -299,6 +299,8 @@ impl<T: Carrier> Group<T> {
         lost: Option<Lost>,
         now: Timestamp,
     ) -> Conclusion<T> {
+        // Our clock may have been set during the call.
+        self.is_changed |= self.row.shorten_marks(self.order.settle_after, now);
         if verdicts.contains(&Verdict::Applied) {
             self.record(now);
         }

@@ -109,6 +109,10 @@ impl Ledger {
         self.refused.contains(customer)
     }
 
+    pub(super) fn refuses_any(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
     /// Every lease runs out but those of these customers.
     pub(super) fn expire_leases(&mut self, but: &HashSet<Arc<str>>) {
         self.leases.retain(|customer, _| but.contains(customer));

@@ -38,6 +38,8 @@ pub(super) struct Portal {
     pub(super) refusal: Option<Outcome>,
     /// The event that each field's value came from.
     values: HashMap<(Arc<str>, Field), usize>,
+    /// Calls that were given up take effect at once, or never.
+    pub(super) is_prompt: bool,
     late: BTreeMap<(Duration, u64), Late>,
     lates: u64,
     /// When events first took effect.
@@ -95,7 +97,7 @@ impl Portal {
         } else if outcome.is_ambiguous() && fault.is_none() && dice.random_bool(0.3) {
             let is_late = outcome.may_be_under_way() && !is_control && dice.random_bool(0.5);
             let delay = if is_late { dice.random_range(1..=LATEST_EFFECT) } else { 0 };
-            self.take_effect_later(customer, values, now + Duration::from_secs(delay));
+            self.take_effect_later(customer, values, Duration::from_secs(delay), now);
         }
         let is_asking = outcome == Outcome::Throttled && dice.random_bool(0.5);
         let asked = if dice.random_bool(0.1) {
@@ -135,15 +137,17 @@ impl Portal {
             return;
         }
         let delay = Duration::from_secs(dice.random_range(0..=LATEST_EFFECT));
-        self.take_effect_later(customer, values, now + delay);
+        self.take_effect_later(customer, values, delay, now);
     }
 
     fn take_effect_later(
         &mut self,
         customer: &Arc<str>,
         values: Vec<(Field, usize)>,
-        at: Duration,
+        delay: Duration,
+        now: Duration,
     ) {
+        let at = if self.is_prompt { now } else { now + delay };
         let late = Late { customer: Arc::clone(customer), values };
         self.lates += 1;
         self.late.insert((at, self.lates), late);

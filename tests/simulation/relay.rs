@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use customer_relay::config::Config;
+use customer_relay::domain::admission;
 use customer_relay::domain::breaker::State;
 use customer_relay::domain::controls::Candidate;
 use customer_relay::domain::dead_letter::{DeadLetter, Reason};
@@ -149,6 +151,12 @@ impl Relay {
         visits
             .map(|visit| &visit.customer)
             .chain(self.control.iter().map(|one| &one.candidate.customer))
+    }
+
+    /// Customers whose lease lasts for what is under way: a call, or the pause before the next one.
+    pub(super) fn secured(&self) -> impl Iterator<Item = &Arc<str>> {
+        let pausing = self.visits.values().filter(|visit| visit.pauses > 0);
+        self.calling().chain(pausing.map(|visit| &visit.customer))
     }
 
     /// Updates of calls under way.
@@ -327,11 +335,11 @@ impl World {
 
     fn take(&mut self, index: usize) -> Result<()> {
         let (tag, message) = self.broker.deliver(index).context("nothing to deliver")?;
-        let wall = self.wall()?;
-        // Not due yet: back to a tier, untouched.
-        let history = message.history.as_ref();
-        if let Some(wait) = history.and_then(|history| history.until_due(wall, Duration::MAX)) {
-            let tier = self.config.retry.tiers.at_least(wait);
+        let wall = self.wall_of(index)?;
+        let Config { rules, retry, .. } = &*self.config;
+        let early = |history: &History| admission::early(history, rules, retry, wall);
+        if let Some(Verdict::Wait { tier, history }) = message.history.as_ref().and_then(early) {
+            let message = Message { history: Some(history), ..message };
             self.broker.postpone(message, self.now + tier.delay());
             self.broker.ack(tag);
             return Ok(());
@@ -399,7 +407,7 @@ impl World {
     /// The machine takes a fact; what it says is done next.
     fn step(&mut self, index: usize, id: u64, input: Input<Item>) -> Result<()> {
         let dice = self.dice.random();
-        let moment = Moment { now: self.instant(), wall: self.wall()?, dice, lost: None };
+        let moment = Moment { now: self.instant(), wall: self.wall_of(index)?, dice, lost: None };
         let policy = self.config.turn_policy();
         let relay = &mut self.relays[index];
         let is_stopping = relay.cut_at.is_some();
@@ -526,7 +534,7 @@ impl World {
     }
 
     fn end_turn(&mut self, index: usize, id: u64, ending: Ending) -> Result<()> {
-        let wall = self.wall()?;
+        let wall = self.wall_of(index)?;
         let is_fenced = !self.ledger.is_none;
         let relay = &mut self.relays[index];
         let visit = relay.visits.get_mut(&id).context("an unknown turn")?;
@@ -666,7 +674,7 @@ impl World {
     }
 
     fn begin_control(&mut self, index: usize) -> Result<()> {
-        let (now, wall, dice) = (self.instant(), self.wall()?, self.dice.random());
+        let (now, wall, dice) = (self.instant(), self.wall_of(index)?, self.dice.random());
         let relay = &mut self.relays[index];
         let lanes = std::cell::RefCell::new(&mut relay.lanes);
         let is_free = |customer: &Arc<str>| lanes.borrow_mut().reserve(customer);
@@ -696,7 +704,7 @@ impl World {
     }
 
     fn end_control(&mut self, index: usize) -> Result<()> {
-        let (now, wall, dice) = (self.instant(), self.wall()?, self.dice.random());
+        let (now, wall, dice) = (self.instant(), self.wall_of(index)?, self.dice.random());
         let relay = &mut self.relays[index];
         let control = relay.control.take().context("no control call")?;
         let ControlCall { candidate, pass, lease, started, .. } = control;

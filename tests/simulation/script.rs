@@ -32,6 +32,8 @@ pub(super) enum Event {
     ExpireLeases,
     /// From now on the ledger takes no row of this customer.
     Refuse(usize),
+    /// A relay's wall clock is set to so many seconds from the right time.
+    SetClock(usize, i64),
     /// An operator.
     Pause,
     Resume,
@@ -58,6 +60,7 @@ pub(super) fn print(script: &Script) -> String {
             Event::Mend => "mend-secret".into(),
             Event::ExpireLeases => "expire-leases".into(),
             Event::Refuse(customer) => format!("refuse {customer}"),
+            Event::SetClock(relay, seconds) => format!("set-clock {relay} {seconds}"),
             Event::Pause => "pause".into(),
             Event::Resume => "resume".into(),
         };
@@ -92,6 +95,10 @@ fn parse_line(line: &str) -> Result<(Duration, Event)> {
         Some("mend-secret") => Event::Mend,
         Some("expire-leases") => Event::ExpireLeases,
         Some("refuse") => Event::Refuse(number(2)?),
+        Some("set-clock") => {
+            let seconds = words.get(3).with_context(|| format!("no seconds: {line}"))?;
+            Event::SetClock(number(2)?, seconds.parse()?)
+        }
         Some("pause") => Event::Pause,
         Some("resume") => Event::Resume,
         _ => bail!("what is {line:?}?"),

@@ -17,6 +17,9 @@ const CUSTOMERS: usize = 12;
 /// Trouble that comes and goes faster can be taken for an event's own fault.
 const SHORTEST_TROUBLE: Duration = Duration::from_millis(2100);
 
+/// How far a clock is set off, in seconds.
+const JUMPS: [i64; 7] = [0, 7200, -7200, 93_600, -93_600, 3, -3];
+
 /// What can be wrong with everybody.
 pub(super) const TROUBLES: [Outcome; 11] = [
     Outcome::Failed,
@@ -93,7 +96,11 @@ fn storm(dice: &mut StdRng) -> Script {
     for _ in 0..dice.random_range(20..120) {
         now += Duration::from_millis(*[0, 3, 20, 150, 1000, 4000].choose(dice).unwrap_or(&0));
         let event = match dice.random_range(0..100) {
-            0..74 => Event::Publish(dice.random_range(0..CUSTOMERS)),
+            0..72 => Event::Publish(dice.random_range(0..CUSTOMERS)),
+            72..74 => Event::SetClock(
+                dice.random_range(0..3),
+                JUMPS.choose(dice).copied().unwrap_or_default(),
+            ),
             74..78 => {
                 let fault = EVENT_FAULTS.choose(dice).copied().unwrap_or(Outcome::Rejected);
                 Event::PublishBad(dice.random_range(1..CUSTOMERS), fault)

@@ -15,7 +15,7 @@ use customer_relay::domain::gate::{Gate, GatePolicy};
 use customer_relay::domain::outcome::Outcome;
 use customer_relay::domain::update::Update;
 use customer_relay::domain::version::{EventRef, Place};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -111,12 +111,16 @@ pub(super) struct World {
     pub(super) portal: Portal,
     pub(super) ledger: Ledger,
     pub(super) relays: Vec<Relay>,
+    /// How far each relay's wall clock is off.
+    offsets: Vec<SignedDuration>,
     pub(super) published: Vec<Published>,
     pub(super) openings: Vec<Duration>,
     pub(super) identities: usize,
     pub(super) numbers: u64,
     /// The number of the credentials that relays are given.
     credentials: u64,
+    /// A relay's wall clock was set.
+    pub(super) has_jumped: bool,
 }
 
 pub(super) fn customer(number: usize) -> Arc<str> {
@@ -160,11 +164,13 @@ impl World {
             portal,
             ledger,
             relays: Vec::new(),
+            offsets: vec![SignedDuration::ZERO; setting.relays],
             published: Vec::new(),
             openings: Vec::new(),
             identities: 0,
             numbers: 0,
             credentials: 0,
+            has_jumped: false,
             setting,
         };
         for _ in 0..world.setting.relays {
@@ -191,8 +197,23 @@ impl World {
         self.base + self.now
     }
 
-    pub(super) fn wall(&self) -> Result<Timestamp> {
+    /// The time that the events' producers have.
+    fn wall(&self) -> Result<Timestamp> {
         Ok(self.start.checked_add(self.now)?)
+    }
+
+    /// What time a relay takes it for.
+    pub(super) fn wall_of(&self, relay: usize) -> Result<Timestamp> {
+        Ok(self.wall()?.checked_add(self.offsets[relay])?)
+    }
+
+    /// Marks of calls that were given up are by the wall clock: from now on none is needed. Nor is it set
+    /// where one is, or where a row cannot be written, and keeps its own.
+    fn set_clock(&mut self, relay: usize, seconds: i64) {
+        if self.portal.under_way().next().is_none() && !self.ledger.refuses_any() {
+            self.offsets[relay] = SignedDuration::from_secs(seconds);
+            (self.has_jumped, self.portal.is_prompt) = (true, true);
+        }
     }
 
     /// Lets a script happen, and everything come to its end.
@@ -220,11 +241,15 @@ impl World {
             Event::Mend => self.give_credentials(),
             Event::ExpireLeases => {
                 // A lease lasts longer than any call, and what is left of it.
-                let calling = self.relays.iter().flat_map(Relay::calling);
-                let but = calling.chain(self.portal.under_way()).cloned().collect();
+                let secured = self.relays.iter().flat_map(Relay::secured);
+                let but = secured.chain(self.portal.under_way()).cloned().collect();
                 self.ledger.expire_leases(&but);
             }
-            Event::Refuse(number) => self.ledger.refuse(&customer(*number)),
+            Event::Refuse(number) if !self.has_jumped => self.ledger.refuse(&customer(*number)),
+            Event::Refuse(_) => {}
+            Event::SetClock(relay, seconds) => {
+                self.set_clock(relay % self.setting.relays, *seconds);
+            }
             Event::Pause => self.relays.iter_mut().for_each(|relay| relay.gate.set_paused(true)),
             Event::Resume => self.relays.iter_mut().for_each(|relay| relay.gate.set_paused(false)),
         }
