@@ -162,7 +162,7 @@ async fn check_is_exit_0_when_all_is_in_place(context: Context) -> Result<()> {
     let answer: Value = serde_json::from_str(&out)?;
     assert_eq!(answer["ok"], true);
     assert_eq!(answer["depths"][bed.queue("dead")], 1);
-    assert!(answer["notes"].to_string().contains("memory: at most 100 deliveries"), "{answer}");
+    assert!(answer["notes"].to_string().contains("memory: at most 132 deliveries"), "{answer}");
     let (code, out, _) = bed.settings.command(&["check"], b"").await?;
     assert_eq!(code, 0);
     assert!(out.contains("ok     configuration") && !out.contains("FAULT"), "{out}");

@@ -29,6 +29,7 @@ mod door;
 mod held;
 mod hostile;
 mod house;
+mod in_hand;
 mod lanes;
 mod late_calls;
 mod ledger;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         ("converge", converge::suite()),
         ("crash", crash::suite()),
         ("broker_faults", broker_faults::suite()),
+        ("in_hand", in_hand::suite()),
         ("chaos", chaos::suite()),
         ("shutdown", shutdown::suite()),
         ("ports", ports::suite()),

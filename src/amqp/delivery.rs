@@ -1,13 +1,18 @@
 //! Messages handed to us, each ended by exactly one ack.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use futures_util::stream::{ReadyChunks, SelectAll};
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use opentelemetry::Context;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{AmqpError, Link, within};
@@ -43,11 +48,41 @@ impl Message {
 #[error("the delivery's channel is gone; the broker will deliver the message again")]
 pub struct Forgotten;
 
+/// What came by consumers that were asked for in turn, and ended together.
+#[derive(Debug, Default)]
+struct Crop {
+    in_hand: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+/// A delivery counts as in hand as long as this lives.
+#[derive(Debug)]
+struct Held {
+    crop: Arc<Crop>,
+    one_ended: Arc<Notify>,
+}
+
+impl Held {
+    fn new(crop: &Arc<Crop>, one_ended: &Arc<Notify>) -> Held {
+        crop.in_hand.fetch_add(1, Ordering::Relaxed);
+        Held { crop: Arc::clone(crop), one_ended: Arc::clone(one_ended) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.crop.in_hand.fetch_sub(1, Ordering::Relaxed);
+        self.crop.ended.fetch_add(1, Ordering::Relaxed);
+        self.one_ended.notify_one();
+    }
+}
+
 /// One hand-over of a message to us.
 #[derive(Debug)]
 pub struct Delivery {
     /// Boxed: it is large, and travels through several tasks.
     message: Box<Message>,
+    _held: Held,
     session: CancellationToken,
     limit: Duration,
     came: Instant,
@@ -96,15 +131,35 @@ impl Delivery {
     }
 }
 
-/// The deliveries of one session: one connection, one channel, one consumer at a time.
+/// The deliveries of one session: one connection, one channel. The broker lets nobody change how many
+/// deliveries a consumer may have in hand, and what a cancelled one was just being given goes back out
+/// of its order: to take more, one asks for another consumer beside those that are there.
 pub struct Deliveries {
     link: Link,
     channel: Channel,
     queue: String,
-    consumer: Option<Consumer>,
+    consumers: Consumers,
+    tags: Vec<ShortString>,
     /// Consumers so far: each has a tag of its own.
-    consumers: u32,
+    numbers: u32,
+    /// What the consumers may have in hand together.
+    granted: usize,
+    /// What they brought, and what was brought by those before them that is still in hand.
+    crop: Arc<Crop>,
+    strays: Vec<Arc<Crop>>,
+    /// Of those before them, how many have come to an end.
+    ended: usize,
+    one_ended: Arc<Notify>,
+    /// What has come already, by the number that the channel gave it.
+    came: BTreeMap<u64, lapin::message::Delivery>,
     session: CancellationToken,
+}
+
+/// All at once what has come: whatever the broker sent before something that is here is here as well.
+type Consumers = ReadyChunks<SelectAll<Consumer>>;
+
+fn no_consumers() -> Consumers {
+    SelectAll::new().ready_chunks(u16::MAX.into())
 }
 
 /// Ten times what was measured to suffice.
@@ -118,8 +173,15 @@ impl Deliveries {
                 link,
                 channel,
                 queue: queue.to_owned(),
-                consumer: None,
-                consumers: 0,
+                consumers: no_consumers(),
+                tags: Vec::new(),
+                numbers: 0,
+                granted: 0,
+                crop: Arc::default(),
+                strays: Vec::new(),
+                ended: 0,
+                one_ended: Arc::default(),
+                came: BTreeMap::new(),
                 session: CancellationToken::new(),
             }),
             Err(error) => {
@@ -134,51 +196,87 @@ impl Deliveries {
         self.link.turn()
     }
 
-    /// Asks for deliveries, with at most `prefetch` of them unacked.
-    pub async fn ask(&mut self, prefetch: u16) -> Result<(), AmqpError> {
-        let qos = self.channel.basic_qos(prefetch, BasicQosOptions::default());
+    /// Asks for so many deliveries at once beside what was asked for before.
+    pub async fn ask(&mut self, more: u16) -> Result<(), AmqpError> {
+        let qos = self.channel.basic_qos(more, BasicQosOptions::default());
         within(self.link.limit, "set the prefetch", qos).await?;
-        self.consumers += 1;
-        // Nothing of an old consumer's, whose deliveries may still be in hand, is to count for it.
-        let tag = format!("customer-relay-{}", self.consumers);
+        self.numbers += 1;
+        let tag = ShortString::from(format!("customer-relay-{}", self.numbers));
         let consume = self.channel.basic_consume(
             self.queue.as_str().into(),
-            tag.into(),
+            tag.clone(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
-        self.consumer = Some(within(self.link.limit, "consume", consume).await?);
+        self.consumers.get_mut().push(within(self.link.limit, "consume", consume).await?);
+        self.tags.push(tag);
+        self.granted += usize::from(more);
         Ok(())
     }
 
     /// The next delivery, or why there are no more. Waits for ever if none was asked for.
     pub async fn next(&mut self) -> Result<Delivery, SessionEnd> {
-        let Some(consumer) = &mut self.consumer else { return std::future::pending().await };
-        match consumer.next().await {
-            Some(Ok(message)) => Ok(Delivery {
-                message: Box::new(Message(message)),
-                session: self.session.clone(),
-                limit: self.link.limit,
-                came: clock::instant(),
-                context: Context::new(),
-            }),
-            Some(Err(error)) => Err(SessionEnd(Some(error))),
-            None => Err(SessionEnd(None)),
+        if self.tags.is_empty() {
+            return std::future::pending().await;
         }
+        while self.came.is_empty() {
+            for came in self.consumers.next().await.ok_or(SessionEnd(None))? {
+                let message = came.map_err(|error| SessionEnd(Some(error)))?;
+                self.came.insert(message.delivery_tag, message);
+            }
+        }
+        let (_, message) = self.came.pop_first().expect("something has come");
+        Ok(Delivery {
+            message: Box::new(Message(message)),
+            _held: Held::new(&self.crop, &self.one_ended),
+            session: self.session.clone(),
+            limit: self.link.limit,
+            came: clock::instant(),
+            context: Context::new(),
+        })
+    }
+
+    /// What has been asked for, and what else is still in hand.
+    pub fn granted_and_strays(&self) -> (usize, usize) {
+        let strays = self.strays.iter().map(|crop| crop.in_hand.load(Ordering::Relaxed));
+        (self.granted, strays.sum())
+    }
+
+    /// How many deliveries have come to their end.
+    pub fn ended(&self) -> usize {
+        let of = |crop: &Arc<Crop>| crop.ended.load(Ordering::Relaxed);
+        self.ended + of(&self.crop) + self.strays.iter().map(of).sum::<usize>()
+    }
+
+    /// Told each time that a delivery has come to its end.
+    pub fn one_ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.one_ended)
     }
 
     /// Asks the broker for no more deliveries, and returns those that were on their way.
     pub async fn cancel(&mut self) -> Vec<Delivery> {
         let mut last = Vec::new();
-        let Some(consumer) = &self.consumer else { return last };
-        let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-        if let Err(error) = within(self.link.limit, "cancel the consumer", cancel).await {
-            tracing::debug!(%error, "the consumer was gone already");
+        if self.tags.is_empty() {
+            return last;
+        }
+        for tag in &self.tags {
+            let cancel = self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
+            if let Err(error) = within(self.link.limit, "cancel a consumer", cancel).await {
+                tracing::debug!(%error, "the consumer was gone already");
+                break;
+            }
         }
         while let Ok(Ok(delivery)) = tokio::time::timeout(self.link.limit, self.next()).await {
             last.push(delivery);
         }
-        self.consumer = None;
+        (self.consumers, self.granted) = (no_consumers(), 0);
+        self.tags.clear();
+        self.strays.push(std::mem::take(&mut self.crop));
+        let (strays, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.strays)
+            .into_iter()
+            .partition(|crop| crop.in_hand.load(Ordering::Relaxed) > 0);
+        self.strays = strays;
+        self.ended += over.iter().map(|crop| crop.ended.load(Ordering::Relaxed)).sum::<usize>();
         last
     }
 

@@ -26,6 +26,7 @@ pub(super) const LAST_REASON: &str = "x-relay-last-reason";
 pub(super) const SAME_REASON: &str = "x-relay-same-reason";
 pub(super) const AMBIGUOUS: &str = "x-relay-ambiguous";
 pub(super) const UNPROVEN_SINCE: &str = "x-relay-unproven-since";
+pub(super) const RETURNS: &str = "x-relay-returns";
 pub(super) const RECEIPT: &str = "x-relay-receipt";
 pub(super) const RESEND: &str = "x-relay-resend";
 pub(super) const REPLAY_ID: &str = "x-relay-replay-id";
@@ -54,6 +55,9 @@ pub(super) const FLAGS: &str = "x-relay-flags";
 
 /// What RabbitMQ's interceptor `set_header_timestamp` and its older plugin write.
 const BROKER_TIME: &str = "timestamp_in_ms";
+
+/// What quorum queues write on what they give out again.
+const DELIVERY_COUNT: &str = "x-delivery-count";
 
 /// Longest reason of a retry; ours are shorter, in bytes.
 const MAX_REASON_BYTES: usize = 64;
@@ -121,6 +125,7 @@ impl Message {
         history.same_reason = self.count(SAME_REASON)?;
         history.unproven_since = self.time(UNPROVEN_SINCE)?;
         history.not_before = self.not_before()?;
+        history.returns = self.count(RETURNS)?;
         // Whoever may write to the work queue may have put it there.
         let last_reason = self.own_text(LAST_REASON);
         history.last_reason = last_reason.map(|reason| escape(reason, MAX_REASON_BYTES).into());
@@ -164,6 +169,12 @@ impl Message {
     /// Whether the broker has given the message out before, to us or another relay.
     pub fn is_redelivery(&self) -> bool {
         self.0.redelivered
+    }
+
+    /// How often this copy came back from whoever had it in hand, as the broker counts it.
+    pub fn returns(&self) -> u32 {
+        let count = self.header(DELIVERY_COUNT).filter(|_| self.is_redelivery());
+        count.and_then(integer).and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
     }
 
     /// How often the message was put back after it was a dead letter.

@@ -14,8 +14,8 @@ use super::headers::{
     AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, DOUBT_ACCEPTED, EVENT, EXCHANGE, FIELD,
     FIRST_SEEN, FLAGS, FORCE, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS,
     ORIGINAL_EXPIRATION, ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RECEIPT, RELAY_VERSION,
-    REPLAY_ID, REPLAYS, RESEND, REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID, UNPROVEN_SINCE,
-    WAIT,
+    REPLAY_ID, REPLAYS, RESEND, RETURNS, REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID,
+    UNPROVEN_SINCE, WAIT,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::history::{History, NotBefore};
@@ -174,6 +174,11 @@ impl Message {
 
 pub(super) fn write_history(headers: &mut Headers, history: &History) {
     headers.number(ATTEMPTS, history.attempts.into());
+    if history.returns > 0 {
+        headers.number(RETURNS, history.returns.into());
+    } else {
+        headers.0.remove(RETURNS);
+    }
     headers.text(FIRST_SEEN, &history.first_seen.to_string());
     headers.number(SAME_REASON, history.same_reason.into());
     headers.optional_text(LAST_REASON, history.last_reason.as_deref());

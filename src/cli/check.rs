@@ -95,13 +95,15 @@ fn files_json(files: Budget, fault: Option<&str>) -> Value {
 fn notes(config: &Config, files: Budget) -> Vec<String> {
     const LARGEST_MESSAGE_MIB: u32 = 16;
     let prefetch = u32::from(config.broker.prefetch);
+    let in_flight = u32::try_from(config.worker.in_flight).expect("the settings allow 2000");
+    let in_hand = prefetch.saturating_add(in_flight);
     let fields = &config.rules.fields;
     let mut notes = vec![
         format!(
-            "memory: at most {prefetch} deliveries of the broker's largest message at once; with \
+            "memory: at most {in_hand} deliveries (broker.prefetch, worker.in_flight) of the broker's largest message at once; with \
              RabbitMQ 4's default of {LARGEST_MESSAGE_MIB} MiB that is {} MiB; visitors of the admin \
              port take {} MiB at worst",
-            prefetch * LARGEST_MESSAGE_MIB,
+            in_hand.saturating_mul(LARGEST_MESSAGE_MIB),
             config.admin.max_connections * MAX_CONNECTION_KIB / 1024
         ),
         format!("{}, if run is started as this was", files.to_text()),

@@ -55,6 +55,9 @@ pub struct History {
     /// When a call failed that was not counted, because no proof told whose fault it was; the first
     /// one since the last attempt.
     pub unproven_since: Option<Timestamp>,
+    /// How often it came back from whoever had it in hand, since an attempt last came to its end; what
+    /// the broker counts of the copy at hand is not in it.
+    pub returns: u32,
     /// Whether it would be given up, had any other customer's call gone well meanwhile.
     pub unwitnessed: bool,
     /// When its event was first received, as far as its order hangs on that.
@@ -83,6 +86,7 @@ impl History {
             same_reason: 0,
             ambiguous: false,
             unproven_since: None,
+            returns: 0,
             unwitnessed: false,
             receipt: None,
             is_resend: false,
@@ -151,7 +155,8 @@ impl History {
     pub(super) fn uncounted(&self, outcome: Outcome) -> History {
         let ambiguous = self.ambiguous || outcome.is_ambiguous();
         let last_reason = Some(outcome.name().to_owned());
-        let (not_before, same_reason, unwitnessed) = (None, 0, false);
-        History { not_before, last_reason, same_reason, ambiguous, unwitnessed, ..self.clone() }
+        let (not_before, same_reason, returns, unwitnessed) = (None, 0, 0, false);
+        let past = self.clone();
+        History { not_before, last_reason, same_reason, ambiguous, returns, unwitnessed, ..past }
     }
 }

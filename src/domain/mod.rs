@@ -3,6 +3,8 @@
 
 pub mod text;
 
+pub mod appetite;
+
 pub mod field;
 
 pub mod event;

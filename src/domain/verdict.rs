@@ -47,6 +47,10 @@ pub enum Verdict {
     DeadLetter(Box<DeadLetter>),
 }
 
+/// A message that has come back so often in a row waits for a while.
+const SUSPICIOUS_RETURNS: u32 = 5;
+/// One that has come back so often in all is given up: as often as the broker would do it.
+pub const MAX_RETURNS: u32 = 20;
 const HOURS_OF_A_CENTURY: u64 = 24 * 36_525;
 
 impl From<DeadLetter> for Verdict {
@@ -116,6 +120,28 @@ impl Verdict {
             tier: tiers.at_least(remaining),
             history: History { not_before, ..history },
         }
+    }
+
+    /// A delivery that has come back so often, this time, from whoever had it in hand: it may be what ends
+    /// them. It waits, so that others go first and it is found out without them; in the end it is given up.
+    pub fn returned(history: &History, returns: u32, tiers: &Tiers) -> Option<Verdict> {
+        let all = history.returns.saturating_add(returns);
+        if all >= MAX_RETURNS {
+            let detail = format!(
+                "{all} times whoever had it in hand died, or lost its connection, before an end"
+            );
+            let dead = DeadLetter::unsent(Reason::DeliveryLimit, &detail, history);
+            return Some(DeadLetter { needs_review: true, ..dead }.into());
+        }
+        if returns < SUSPICIOUS_RETURNS {
+            return None;
+        }
+        let tier = tiers.at_least(Duration::from_secs(all.into()));
+        let last_reason = Some("returned".to_owned());
+        Some(Verdict::Wait {
+            tier,
+            history: History { returns: all, last_reason, ..history.clone() },
+        })
     }
 
     /// A body larger than allowed.
@@ -416,6 +442,27 @@ mod tests {
     fn past(attempts: u32, last: Outcome, run: u32) -> History {
         let last_reason = Some(last.name().to_owned());
         History { attempts, last_reason, same_reason: run, ..History::new(now()) }
+    }
+
+    #[test]
+    fn what_comes_back_too_often_waits_and_is_given_up_in_the_end() {
+        let tiers = Tiers::try_new(Duration::from_secs(1), Duration::from_mins(1)).expect("tiers");
+        let mut history = History { attempts: 2, ..History::new(now()) };
+        assert_eq!(Verdict::returned(&history, SUSPICIOUS_RETURNS - 1, &tiers), None);
+        for round in 1..MAX_RETURNS / SUSPICIOUS_RETURNS {
+            let verdict = Verdict::returned(&history, SUSPICIOUS_RETURNS, &tiers);
+            let Some(Verdict::Wait { tier, history: after }) = verdict else {
+                panic!("{verdict:?}");
+            };
+            assert!(tier.delay() >= Duration::from_secs((SUSPICIOUS_RETURNS * round).into()));
+            assert_eq!((after.returns, after.attempts), (SUSPICIOUS_RETURNS * round, 2));
+            history = after;
+        }
+        let verdict = Verdict::returned(&history, SUSPICIOUS_RETURNS, &tiers);
+        assert_eq!(verdict.and_then(|verdict| verdict.reason()), Some(Reason::DeliveryLimit));
+        // An attempt that came to its end has ended nobody.
+        let history = history.uncounted(Outcome::TimedOut);
+        assert_eq!((history.returns, Verdict::returned(&history, 1, &tiers)), (0, None));
     }
 
     #[test]

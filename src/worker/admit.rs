@@ -104,6 +104,16 @@ fn read(
     let history = message
         .history(now)
         .map_err(|fault| Verdict::invalid_header(&fault.to_string(), &History::new(now)))?;
+    let returns = message.returns();
+    if let Some(verdict) = Verdict::returned(&history, returns, &config.retry.tiers) {
+        tracing::warn!(
+            message_id = message.shown_id().as_deref(),
+            returns,
+            before = history.returns,
+            "came back without an end, again and again: it may be what ends the relay"
+        );
+        return Err(verdict.into());
+    }
     let rules = &config.rules;
     let mut envelope = message.envelope();
     // Published by hand straight to the work queue: nothing but the queue says what it is.

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Worker, gate, start, watch};
 use crate::admin::ListenError;
 use crate::amqp::topology::{self, Finding};
-use crate::amqp::{AmqpError, Deliveries, Link, Seen, Watch};
+use crate::amqp::{AmqpError, Deliveries, Delivery, Link, Seen, Watch};
 use crate::clock;
-use crate::config::Declare;
+use crate::config::{Config, Declare};
+use crate::domain::appetite::Appetite;
 use crate::domain::gate::Intake;
 use crate::ledger::LedgerError;
 use crate::pauses::Pauses;
@@ -20,6 +21,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(200);
 /// Every so many looks all queues' messages are counted: the retry tiers are many.
 const LOOKS_A_COUNT: u32 = 3;
+/// A session that lives so long takes more, whatever becomes of what it took: that may have to wait.
+const LIVED: Duration = Duration::from_secs(5);
 /// So many looks in a row at messages that wait while we have nothing: we are forgotten.
 const LOOKS_STARVED: u32 = 3;
 
@@ -174,43 +177,162 @@ enum SessionOver {
 }
 
 async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
-    let Session { mut deliveries, watch } = session;
+    let Session { deliveries, watch } = session;
+    let one_ended = deliveries.one_ended();
+    let mut supply = Supply::new(worker, deliveries);
     let mut intake = worker.gate.intake();
     intake.mark_changed();
-    let mut before = None;
     let mut watching = std::pin::pin!(keep_watch(worker, &watch));
     loop {
+        let grows_at = supply.grows_at();
         let over = tokio::select! {
-            next = deliveries.next() => match next {
+            next = supply.deliveries.next() => match next {
                 Ok(delivery) => {
+                    let asks = supply.note(&delivery);
                     worker.begin(delivery);
-                    continue;
+                    if !asks {
+                        continue;
+                    }
+                    None
                 }
-                Err(end) => end.to_string(),
+                Err(end) => Some(end.to_string()),
             },
             () = worker.stop.cancelled() => {
-                drain(worker, deliveries).await;
+                drain(worker, supply.deliveries).await;
                 return SessionOver::Stopped;
             }
             _ = intake.changed() => {
                 let wanted = *intake.borrow_and_update();
-                match change_intake(worker, &mut deliveries, wanted).await {
-                    Ok(()) => {
-                        if before.replace(wanted).is_some_and(|before| before != wanted) {
-                            gather(worker, wanted);
-                        }
-                        continue;
-                    }
-                    Err(error) => error.to_string(),
-                }
+                supply.change(wanted).await;
+                None
             }
-            end = &mut watching => end,
-            () = worker.ledger_changed.notified() => "another ledger is in place".to_owned(),
+            () = one_ended.notified(), if supply.is_short() => None,
+            () = until(grows_at) => None,
+            end = &mut watching => Some(end),
+            () = worker.ledger_changed.notified() => Some("another ledger is in place".to_owned()),
+        };
+        let over = match over {
+            Some(over) => over,
+            None => match supply.top_up().await {
+                Ok(()) => continue,
+                Err(error) => error.to_string(),
+            },
         };
         tracing::warn!(end = over, "the session with the broker is over; a new one follows");
-        worker.config.broker.broker.avoid(deliveries.turn());
-        deliveries.close().await;
+        worker.config.broker.broker.avoid(supply.deliveries.turn());
+        supply.deliveries.close().await;
         return SessionOver::Lost;
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the broker is asked for: as much as is wanted, and never so much that more than the prefetch and
+/// the calls in flight are in hand. What was brought by consumers that have ended counts as well.
+struct Supply<'a> {
+    worker: &'a Arc<Worker>,
+    deliveries: Deliveries,
+    appetite: Appetite,
+    /// When more was last asked for.
+    asked_at: Instant,
+    /// `None`: nothing has been said yet.
+    wanted: Option<Intake>,
+    /// The log says what is wanted.
+    is_told: bool,
+}
+
+impl Supply<'_> {
+    fn new(worker: &Arc<Worker>, deliveries: Deliveries) -> Supply<'_> {
+        let appetite = Appetite::new(worker.config.broker.prefetch);
+        let (asked_at, wanted) = (clock::instant(), None);
+        Supply { worker, deliveries, appetite, asked_at, wanted, is_told: false }
+    }
+
+    /// A delivery has come. Whether more is to be asked for now.
+    fn note(&mut self, delivery: &Delivery) -> bool {
+        self.appetite.begin(delivery.message().is_redelivery())
+    }
+
+    /// As many deliveries at once are wanted from now on.
+    async fn change(&mut self, wanted: Intake) {
+        let before = self.wanted.replace(wanted);
+        for delivery in self.deliveries.cancel().await {
+            self.worker.begin(delivery);
+        }
+        self.is_told = false;
+        if wanted == Intake::Nothing {
+            tracing::info!("not consuming: paused, or the ledger fails");
+        }
+        if before.is_some_and(|before| before != wanted) {
+            gather(self.worker, wanted);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.wanted == Some(Intake::Full)
+    }
+
+    /// When more is asked for, though little of what came has ended.
+    fn grows_at(&self) -> Option<Instant> {
+        let is_growing = self.is_full() && self.appetite.goal().is_some();
+        is_growing.then(|| self.asked_at + LIVED)
+    }
+
+    /// Whether less has been asked for than is wanted.
+    fn is_short(&self) -> bool {
+        let (granted, _) = self.deliveries.granted_and_strays();
+        match self.wanted {
+            Some(Intake::Full) => granted < usize::from(self.worker.config.broker.prefetch),
+            Some(Intake::One) => granted == 0,
+            Some(Intake::Nothing) | None => false,
+        }
+    }
+
+    /// How many more may be asked for now.
+    fn room(&self) -> usize {
+        let (granted, strays) = self.deliveries.granted_and_strays();
+        let taken = granted + strays;
+        let Config { broker, worker, .. } = &self.worker.config;
+        match self.wanted {
+            Some(Intake::Full) => {
+                let limit = usize::from(self.appetite.limit());
+                let room = limit.saturating_sub(taken);
+                // A consumer for each that ends would be many.
+                if strays == 0 || granted == 0 || room >= limit / 4 { room } else { 0 }
+            }
+            // What is in hand may wait for other things than the portal.
+            Some(Intake::One) if granted == 0 => {
+                usize::from(taken < usize::from(broker.prefetch) + worker.in_flight)
+            }
+            Some(Intake::One | Intake::Nothing) | None => 0,
+        }
+    }
+
+    async fn top_up(&mut self) -> Result<(), AmqpError> {
+        let now = clock::instant();
+        let ended = self.deliveries.ended();
+        let has_lived = self.grows_at().is_some_and(|at| at <= now);
+        let has_ended = self.is_full() && self.appetite.goal().is_some_and(|goal| goal <= ended);
+        if has_lived || has_ended {
+            self.appetite.grow(ended);
+            self.asked_at = now;
+        }
+        let room = self.room();
+        if room == 0 {
+            return Ok(());
+        }
+        self.deliveries.ask(u16::try_from(room).expect("the prefetch is one")).await?;
+        self.asked_at = now;
+        if !std::mem::replace(&mut self.is_told, true) {
+            let prefetch = if self.is_full() { self.worker.config.broker.prefetch } else { 1 };
+            tracing::info!(queue = self.worker.work_queue, prefetch, "consuming");
+        }
+        Ok(())
     }
 }
 
@@ -220,28 +342,6 @@ fn gather(worker: &Worker, wanted: Intake) {
     if wanted == Intake::Full && worker.config.worker.merges {
         worker.gate.learn(|rules| rules.gather(clock::instant() + GATHER));
     }
-}
-
-/// Asks the broker for as many deliveries at once as are wanted now.
-async fn change_intake(
-    worker: &Arc<Worker>,
-    deliveries: &mut Deliveries,
-    wanted: Intake,
-) -> Result<(), AmqpError> {
-    for delivery in deliveries.cancel().await {
-        worker.begin(delivery);
-    }
-    let prefetch = match wanted {
-        Intake::Full => worker.config.broker.prefetch,
-        Intake::One => 1,
-        Intake::Nothing => {
-            tracing::info!("not consuming: paused, or the ledger fails");
-            return Ok(());
-        }
-    };
-    deliveries.ask(prefetch).await?;
-    tracing::info!(queue = worker.work_queue, prefetch, "consuming");
-    Ok(())
 }
 
 /// Obeys orders until the session is of no use any more; tells why.

@@ -196,6 +196,12 @@ impl Bed {
         Ok(output)
     }
 
+    /// The same, where a queue holds what no library can read.
+    pub async fn end_without(self, relay: Process, queue: &str) -> Result<String> {
+        self.queues.purge(queue).await?;
+        self.end(relay).await
+    }
+
     /// What is sent once more, or handed back, waits for a moment yet; what stays is found at the end.
     async fn nothing_waits(&self) -> Result<()> {
         let (work, tiers) = self.ways().await?;

@@ -8,6 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
     ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+    QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -197,6 +198,14 @@ impl Queues {
         }
         channel.close(200, "taken".into()).await?;
         Ok(all)
+    }
+
+    /// Deletes all messages of a queue, also those that no library can read.
+    pub async fn purge(&self, queue: &str) -> Result<u32> {
+        let channel = self.connection.create_channel().await?;
+        let purged = channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
+        channel.close(200, "purged".into()).await?;
+        Ok(purged)
     }
 
     /// Looks at all messages of a queue; they stay where they are.

@@ -8,8 +8,9 @@ use url::Url;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
-/// `content_type` and `headers` are there.
-const FLAGS: u16 = 0x8000 | 0x2000;
+const CONTENT_TYPE: u16 = 0x8000;
+const HEADERS: u16 = 0x2000;
+const MESSAGE_ID: u16 = 0x0080;
 
 /// Publishes a structured event with a header that is an array in an array, so many times; waits for
 /// the broker's confirm.
@@ -19,17 +20,32 @@ pub async fn publish_nested(
     levels: usize,
     body: &[u8],
 ) -> Result<()> {
+    let table = [short(b"nested"), nested(levels)].concat();
+    publish(broker, exchange, (HEADERS, &long(&table)), body).await
+}
+
+/// Publishes a structured event whose `message_id` is these bytes, text or not.
+pub async fn publish_with_id(broker: &str, exchange: &str, id: &[u8], body: &[u8]) -> Result<()> {
+    publish(broker, exchange, (MESSAGE_ID, &short(id)), body).await
+}
+
+/// With one property more than its content type.
+async fn publish(
+    broker: &str,
+    exchange: &str,
+    (flag, property): (u16, &[u8]),
+    body: &[u8],
+) -> Result<()> {
     let broker: Url = broker.parse()?;
     let host = broker.host_str().context("no host")?;
     let mut wire = Wire(TcpStream::connect((host, broker.port().unwrap_or(5672))).await?);
     wire.open(&broker).await?;
-    let key = "customer.updated";
-    let publish = [&[0, 60, 0, 40, 0, 0][..], &short(exchange), &short(key), &[1]].concat();
-    wire.write(METHOD, 1, &publish).await?;
+    let key = b"customer.updated";
+    let publish = [&[0, 60, 0, 40, 0, 0][..], &short(exchange.as_bytes()), &short(key), &[1]];
+    wire.write(METHOD, 1, &publish.concat()).await?;
     let size = (body.len() as u64).to_be_bytes();
-    let table = [short("nested"), nested(levels)].concat();
-    let properties =
-        [&FLAGS.to_be_bytes()[..], &short("application/cloudevents+json"), &long(&table)].concat();
+    let flags = (CONTENT_TYPE | flag).to_be_bytes();
+    let properties = [&flags[..], &short(b"application/cloudevents+json"), property].concat();
     wire.write(HEADER, 1, &[&[0, 60, 0, 0][..], &size, &properties].concat()).await?;
     wire.write(BODY, 1, body).await?;
     wire.answer([0, 60, 0, 80]).await.map(drop)
@@ -53,9 +69,9 @@ fn nested(levels: usize) -> Vec<u8> {
     value
 }
 
-fn short(text: &str) -> Vec<u8> {
+fn short(text: &[u8]) -> Vec<u8> {
     let length = u8::try_from(text.len()).expect("a short text");
-    [&[length][..], text.as_bytes()].concat()
+    [&[length][..], text].concat()
 }
 
 fn long(bytes: &[u8]) -> Vec<u8> {
@@ -72,13 +88,13 @@ impl Wire {
         let password = broker.password().unwrap_or("guest");
         let response = [b"\0", broker.username().as_bytes(), b"\0", password.as_bytes()].concat();
         let start_ok =
-            [&[0, 10, 0, 11][..], &long(b""), &short("PLAIN"), &long(&response), &short("en_US")];
+            [&[0, 10, 0, 11][..], &long(b""), &short(b"PLAIN"), &long(&response), &short(b"en_US")];
         self.write(METHOD, 0, &start_ok.concat()).await?;
         let tune = self.answer([0, 10, 0, 30]).await?;
         // The broker's own limits, and no heartbeats.
         let limits = tune.get(4..10).context("limits")?;
         self.write(METHOD, 0, &[&[0, 10, 0, 31][..], limits, &[0, 0]].concat()).await?;
-        self.write(METHOD, 0, &[&[0, 10, 0, 40][..], &short("/"), &[0, 0]].concat()).await?;
+        self.write(METHOD, 0, &[&[0, 10, 0, 40][..], &short(b"/"), &[0, 0]].concat()).await?;
         self.answer([0, 10, 0, 41]).await?;
         self.write(METHOD, 1, &[0, 20, 0, 10, 0]).await?;
         self.answer([0, 20, 0, 11]).await?;

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::domain::retry::{Tier, Tiers};
 pub use examine::{Finding, State, apply, check, consumers, depth};
 
-/// After this many crashes or lost connections a message goes to the dead-letter queue.
+/// After this many crashes or lost connections a message goes to the dead-letter queue, if no relay can
+/// read it.
 pub const WORK_DELIVERY_LIMIT: i64 = 20;
 /// Looking at a dead letter counts as a delivery; a bare queue of RabbitMQ 4 deletes a message
 /// that was looked at 21 times, and "no limit" is refused by older ones.
@@ -201,10 +202,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::domain::verdict::MAX_RETURNS;
 
     fn topology() -> Topology {
         let tiers = Tiers::try_new(Duration::from_secs(1), Duration::from_secs(2)).expect("tiers");
         Topology::new("crm.events", "customer.updated", "relay", &tiers)
+    }
+
+    #[test]
+    fn we_give_up_no_later_than_the_broker() {
+        assert_eq!(WORK_DELIVERY_LIMIT, i64::from(MAX_RETURNS));
     }
 
     #[test]

@@ -1,0 +1,143 @@
+//! What is in hand when a session or the process ends counts as delivered once more, and at the delivery
+//! limit the broker makes dead letters of it: so little is in hand while something is wrong, and never
+//! more than is said.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::harness::{Context, suite};
+use crate::support::bed::{Bed, LIMIT};
+use crate::support::eventually;
+use crate::support::raw_publisher::publish_with_id;
+use crate::support::traffic::{all_applied, publish, wrote};
+use crate::telemetry::{get, serve};
+
+suite!(Broker:
+    a_message_that_cannot_be_read_costs_the_others_nothing,
+    a_crash_loop_condemns_no_crowd,
+    what_ends_every_relay_is_given_up,
+    never_more_is_in_hand_than_the_prefetch_and_the_calls;
+);
+
+/// `müller` in Latin-1, which the broker takes and no text is.
+const NO_TEXT: &[u8] = b"m\xfcller";
+
+async fn a_message_that_cannot_be_read_costs_the_others_nothing(context: Context) -> Result<()> {
+    let mut bed = context.bed_with(&["--latency", "500ms"]).await?;
+    bed.settings.set("worker.in_flight", "4");
+    bed.declare().await?;
+    publish(&bed, "BEFORE", 30).await?;
+    let event = bed.event("unreadable", "UNREADABLE", &json!({"city": "Kochi"})).to_string();
+    publish_with_id(bed.broker_url(), &bed.exchange(), NO_TEXT, event.as_bytes()).await?;
+    publish(&bed, "AFTER", 60).await?;
+    let relay = bed.start_relay().await?;
+    all_applied(&bed, 90, LIMIT * 4).await?;
+    let dead = bed.queue("dead");
+    bed.queues.holds(&dead, 1, LIMIT).await?;
+    let output = bed.end_without(relay, &dead).await?;
+    ensure!(output.contains(" 0 dead letters"), "{output}");
+    Ok(())
+}
+
+async fn a_crash_loop_condemns_no_crowd(context: Context) -> Result<()> {
+    const EVENTS: usize = 60;
+    // The broker's delivery limit forgives 20.
+    const KILLS: usize = 50;
+    let bed = context.bed_with(&["--latency", "5s"]).await?;
+    bed.declare().await?;
+    publish(&bed, "C", EVENTS).await?;
+    for _ in 0..KILLS {
+        let before = bed.simulator.stats().await?["calls"].as_u64();
+        let relay = bed.start_relay().await?;
+        eventually("a call under way", LIMIT, || async {
+            Ok((bed.simulator.stats().await?["calls"].as_u64() > before).then_some(()))
+        })
+        .await?;
+        relay.kill().await?;
+    }
+    let dead = bed.queue("dead");
+    let condemned = bed.queues.depth(&dead).await?;
+    println!("{KILLS} quick kills: {condemned} of {EVENTS} are dead letters by the delivery limit");
+    ensure!(condemned == 0, "{condemned} of {EVENTS} events are dead letters");
+    let relay = bed.start_relay().await?;
+    all_applied(&bed, EVENTS, LIMIT * 2).await?;
+    bed.end(relay).await.map(drop)
+}
+
+/// What ends every relay that has it in hand is a dead letter in the end, with a reason.
+async fn what_ends_every_relay_is_given_up(context: Context) -> Result<()> {
+    const MAX_KILLS: usize = 30;
+    let bed = context.bed_with(&["--latency", "5s"]).await?;
+    bed.declare().await?;
+    publish(&bed, "C", 1).await?;
+    let (work, dead) = (bed.queue("work"), bed.queue("dead"));
+    let mut kills = 0;
+    while bed.queues.depth(&dead).await? == 0 {
+        ensure!(kills < MAX_KILLS, "after {kills} kills it is no dead letter");
+        let before = bed.simulator.stats().await?["calls"].as_u64();
+        let relay = bed.start_relay().await?;
+        eventually("a call, or the end", LIMIT * 2, || async {
+            let is_called = bed.simulator.stats().await?["calls"].as_u64() > before;
+            let is_over = bed.queues.depth(&dead).await? == 1;
+            Ok((is_called || is_over).then_some(()))
+        })
+        .await?;
+        relay.kill().await?;
+        kills += 1;
+    }
+    println!("given up after {kills} kills");
+    bed.queues.holds(&work, 0, LIMIT).await?;
+    let letters = bed.queues.take_all(&dead).await?;
+    let headers = format!("{:?}", letters[0].headers());
+    ensure!(headers.contains("delivery-limit") && headers.contains("needs-review"), "{headers}");
+    let relay = bed.start_relay().await?;
+    bed.end(relay).await.map(drop)
+}
+
+async fn in_hand(port: &str) -> Result<u64> {
+    let (_, text) = get(&format!("{port}/metrics")).await?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("customer_relay_deliveries_in_hand "));
+    Ok(line.context("no such gauge")?.parse()?)
+}
+
+async fn order(bed: &Bed, verb: &str) -> Result<()> {
+    let (code, out, err) = bed.settings.command(&[verb], b"").await?;
+    ensure!(code == 0, "{verb}: {out}{err}");
+    Ok(())
+}
+
+async fn never_more_is_in_hand_than_the_prefetch_and_the_calls(context: Context) -> Result<()> {
+    const MOST: u64 = 20 + 4;
+    let mut bed = context.bed_with(&["--latency", "2s"]).await?;
+    bed.settings.set("broker.prefetch", "20").set("worker.in_flight", "4");
+    let (mut relay, port) = serve(&mut bed).await?;
+    relay.line_with("\"consuming\"", LIMIT).await?;
+    publish(&bed, "C", 120).await?;
+    let mut greatest = 0;
+    for round in 1..=5 {
+        for (verb, text) in [("pause", "not consuming"), ("resume", "\"consuming\"")] {
+            order(&bed, verb).await?;
+            let count = if verb == "pause" { round } else { round + 1 };
+            eventually("obedience", LIMIT, || async {
+                let seen = in_hand(&port).await?;
+                ensure!(seen <= MOST, "{seen} in hand");
+                Ok((bed.output().matches(text).count() >= count).then_some(seen))
+            })
+            .await
+            .map(|seen| greatest = seen.max(greatest))?;
+        }
+        for _ in 0..20 {
+            greatest = in_hand(&port).await?.max(greatest);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        ensure!(greatest <= MOST, "{greatest} in hand");
+    }
+    println!("five pauses: at most {greatest} in hand, {MOST} allowed");
+    ensure!(greatest >= 20, "{greatest} in hand: nothing was tried");
+    all_applied(&bed, 120, LIMIT * 4).await?;
+    wrote(&bed, "\"consuming\"", 6, LIMIT).await?;
+    bed.end(relay).await.map(drop)
+}
