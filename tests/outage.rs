@@ -310,14 +310,15 @@ async fn deliveries_in_hand_are_handed_back_when_an_outage_lasts(context: Contex
     broker.ctl(&["delete_user", &user]).await.map(drop)
 }
 
-/// Waits until the broker states that the relay consumes with this prefetch.
+/// Waits until the broker states that the relay's consumers have this prefetch together.
 async fn has_prefetch(context: &Context, bed: &Bed, prefetch: usize) -> Result<()> {
-    let broker = context.broker().await?;
-    let wanted = [bed.queue("work"), prefetch.to_string()];
+    let (broker, work) = (context.broker().await?, bed.queue("work"));
     eventually(&format!("prefetch {prefetch}"), LIMIT * 2, || async {
         let consumers = broker.ctl(&["list_consumers", "queue_name", "prefetch_count"]).await?;
-        let mut rows = consumers.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        Ok(rows.any(|row| row == wanted).then_some(()))
+        let rows = consumers.lines().filter_map(|line| line.split_once(char::is_whitespace));
+        let ours = rows.filter(|(queue, _)| *queue == work);
+        let sum = ours.map(|(_, count)| Ok(count.trim().parse::<usize>()?)).sum::<Result<usize>>();
+        Ok((sum? == prefetch).then_some(()))
     })
     .await
 }

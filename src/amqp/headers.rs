@@ -173,8 +173,11 @@ impl Message {
 
     /// How often this copy came back from whoever had it in hand, as the broker counts it.
     pub fn returns(&self) -> u32 {
-        let count = self.header(DELIVERY_COUNT).filter(|_| self.is_redelivery());
-        count.and_then(integer).and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
+        if !self.is_redelivery() {
+            return 0;
+        }
+        let count = self.header(DELIVERY_COUNT).and_then(integer);
+        count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0).max(1)
     }
 
     /// How often the message was put back after it was a dead letter.

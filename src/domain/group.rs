@@ -28,8 +28,6 @@ pub struct Event {
     pub update: Arc<Update>,
     /// What it went through.
     pub history: History,
-    /// The broker has given its message out before.
-    pub is_redelivery: bool,
     /// It was part of a merged call that was refused: now it is tried by itself.
     pub goes_alone: bool,
 }
@@ -42,6 +40,11 @@ impl Event {
         is_plain && !self.goes_alone
     }
 
+    /// Whether somebody has had it in hand before, and not told what came of it.
+    pub fn is_redelivery(&self) -> bool {
+        self.history.returns > 0
+    }
+
     /// Whether the ledger's gap covers it, as far as the message tells.
     pub fn is_covered(&self, lost: Option<Lost>) -> bool {
         let Receipt { told, is_redelivery } = self.receipt();
@@ -50,7 +53,7 @@ impl Event {
 
     /// What its delivery says of its first receipt.
     pub fn receipt(&self) -> Receipt {
-        Receipt { told: self.history.receipt, is_redelivery: self.is_redelivery }
+        Receipt { told: self.history.receipt, is_redelivery: self.is_redelivery() }
     }
 }
 
@@ -203,8 +206,9 @@ impl<T: Carrier> Group<T> {
     pub fn judge_doubt(&mut self, lost: Lost) -> bool {
         let row = &self.row;
         self.is_in_doubt = self.members.iter().any(|member| {
-            let Event { history, is_redelivery, .. } = member.event();
-            lost.doubts(&member.version, *is_redelivery, (member.share, history.passage()), row)
+            let event = member.event();
+            let (is_redelivery, history) = (event.is_redelivery(), &event.history);
+            lost.doubts(&member.version, is_redelivery, (member.share, history.passage()), row)
         });
         self.is_in_doubt
     }
@@ -212,7 +216,7 @@ impl<T: Carrier> Group<T> {
     /// What is to be noted of a member's doubt: nothing, that it is in doubt, or how it ended if it
     /// ever was.
     fn doubt(&self, member: &Member<T>, lost: Option<Lost>) -> Option<Doubt> {
-        let is_redelivery = member.event().is_redelivery;
+        let is_redelivery = member.event().is_redelivery();
         let is_covered = lost.is_some_and(|lost| lost.covers(&member.version, is_redelivery));
         let is_again = member.event().history.is_resend;
         match (self.is_in_doubt, is_covered) {

@@ -122,26 +122,24 @@ impl Verdict {
         }
     }
 
-    /// A delivery that has come back so often, this time, from whoever had it in hand: it may be what ends
-    /// them. It waits, so that others go first and it is found out without them; in the end it is given up.
-    pub fn returned(history: &History, returns: u32, tiers: &Tiers) -> Option<Verdict> {
-        let all = history.returns.saturating_add(returns);
-        if all >= MAX_RETURNS {
+    /// A delivery that has come back again and again from whoever had it in hand: it may be what ends them.
+    /// It waits, so that others go first and it is found out without them; in the end it is given up.
+    /// `lately`: how often since it last waited.
+    pub fn returned(history: &History, lately: u32, tiers: &Tiers) -> Option<Verdict> {
+        let returns = history.returns;
+        if returns >= MAX_RETURNS {
             let detail = format!(
-                "{all} times whoever had it in hand died, or lost its connection, before an end"
+                "{returns} times whoever had it in hand died, or lost its connection, before an end"
             );
             let dead = DeadLetter::unsent(Reason::DeliveryLimit, &detail, history);
             return Some(DeadLetter { needs_review: true, ..dead }.into());
         }
-        if returns < SUSPICIOUS_RETURNS {
+        if lately < SUSPICIOUS_RETURNS {
             return None;
         }
-        let tier = tiers.at_least(Duration::from_secs(all.into()));
+        let tier = tiers.at_least(Duration::from_secs(returns.into()));
         let last_reason = Some("returned".to_owned());
-        Some(Verdict::Wait {
-            tier,
-            history: History { returns: all, last_reason, ..history.clone() },
-        })
+        Some(Verdict::Wait { tier, history: History { last_reason, ..history.clone() } })
     }
 
     /// A body larger than allowed.
@@ -450,6 +448,7 @@ mod tests {
         let mut history = History { attempts: 2, ..History::new(now()) };
         assert_eq!(Verdict::returned(&history, SUSPICIOUS_RETURNS - 1, &tiers), None);
         for round in 1..MAX_RETURNS / SUSPICIOUS_RETURNS {
+            history.returns += SUSPICIOUS_RETURNS;
             let verdict = Verdict::returned(&history, SUSPICIOUS_RETURNS, &tiers);
             let Some(Verdict::Wait { tier, history: after }) = verdict else {
                 panic!("{verdict:?}");
@@ -458,6 +457,7 @@ mod tests {
             assert_eq!((after.returns, after.attempts), (SUSPICIOUS_RETURNS * round, 2));
             history = after;
         }
+        history.returns += SUSPICIOUS_RETURNS;
         let verdict = Verdict::returned(&history, SUSPICIOUS_RETURNS, &tiers);
         assert_eq!(verdict.and_then(|verdict| verdict.reason()), Some(Reason::DeliveryLimit));
         // An attempt that came to its end has ended nobody.

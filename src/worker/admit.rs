@@ -80,7 +80,6 @@ pub(super) fn admit(
                 place,
                 update: Arc::new(update),
                 history,
-                is_redelivery: delivery.message().is_redelivery(),
                 goes_alone: false,
             },
             event_id: event.id,
@@ -101,15 +100,16 @@ fn read(
     let time = clock::time();
     let now = time.wall;
     let message = delivery.message();
-    let history = message
+    let mut history = message
         .history(now)
         .map_err(|fault| Verdict::invalid_header(&fault.to_string(), &History::new(now)))?;
-    let returns = message.returns();
-    if let Some(verdict) = Verdict::returned(&history, returns, &config.retry.tiers) {
+    let lately = message.returns();
+    history.returns = history.returns.saturating_add(lately);
+    if let Some(verdict) = Verdict::returned(&history, lately, &config.retry.tiers) {
         tracing::warn!(
             message_id = message.shown_id().as_deref(),
-            returns,
-            before = history.returns,
+            lately,
+            returns = history.returns,
             "came back without an end, again and again: it may be what ends the relay"
         );
         return Err(verdict.into());

@@ -14,7 +14,8 @@ pub(super) struct Message {
     pub(super) customer: Arc<str>,
     /// What a relay has written to it; `None` before the first one had it.
     pub(super) history: Option<History>,
-    pub(super) is_redelivery: bool,
+    /// How often this copy came back from a relay.
+    pub(super) returns: u32,
 }
 
 /// A dead letter.
@@ -45,7 +46,7 @@ impl Broker {
     /// To a tier, from which it comes back at `due`.
     pub(super) fn postpone(&mut self, message: Message, due: Duration) {
         self.tags += 1;
-        self.tiers.insert((due, self.tags), Message { is_redelivery: false, ..message });
+        self.tiers.insert((due, self.tags), Message { returns: 0, ..message });
     }
 
     /// What is due goes back to the work queue.
@@ -93,7 +94,7 @@ impl Broker {
         for tag in lost.into_iter().rev() {
             if let Some((_, message)) = self.unacked.remove(&tag) {
                 untold.extend(message.history.is_none().then_some(message.event));
-                self.work.push_front(Message { is_redelivery: true, ..message });
+                self.work.push_front(Message { returns: message.returns + 1, ..message });
             }
         }
         untold

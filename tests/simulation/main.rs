@@ -11,6 +11,7 @@
 mod broker;
 mod ledger;
 mod mixtures;
+mod orders;
 mod outages;
 mod portal;
 mod relay;

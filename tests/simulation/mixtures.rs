@@ -76,6 +76,7 @@ fn mixtures() -> Result<()> {
             max_attempts: MAX_ATTEMPTS,
             bad: bad.clone(),
             refusal: Outcome::Rejected,
+            same_time: 0.15,
         };
         let script = script(count, good, &mut dice);
         let mut world = World::new(seed, setting.clone())?;

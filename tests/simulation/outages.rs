@@ -41,6 +41,7 @@ fn setting(dice: &mut StdRng) -> Setting {
         max_attempts: 4,
         bad: Vec::new(),
         refusal: Outcome::Rejected,
+        same_time: 0.15,
     }
 }
 
@@ -221,7 +222,7 @@ fn a_bad_customer_holds_no_outage_open() -> Result<()> {
 #[test]
 fn a_refusal_of_old_credentials_is_no_events_fault() -> Result<()> {
     each_seed(|seed, dice| {
-        let setting = Setting { refusal: Outcome::Rejected, ..setting(dice) };
+        let setting = Setting { refusal: Outcome::Rejected, same_time: 0.15, ..setting(dice) };
         let mut world = World::new(seed, setting)?;
         for customer in 0..3 {
             world.publish(customer)?;

@@ -175,7 +175,7 @@ impl Relay {
         match step {
             Step::Visit(id) | Step::Forget(id) => {
                 self.visits.get(&id).map_or_else(String::new, |visit| {
-                    format!("{} {:?}", visit.customer, visit.doing).chars().take(60).collect()
+                    format!("{} {:?}", visit.customer, visit.doing).chars().take(460).collect()
                 })
             }
             Step::Take | Step::Admit | Step::BeginControl | Step::EndControl | Step::Restart => {
@@ -336,24 +336,28 @@ impl World {
     fn take(&mut self, index: usize) -> Result<()> {
         let (tag, message) = self.broker.deliver(index).context("nothing to deliver")?;
         let wall = self.wall_of(index)?;
-        let Config { rules, retry, .. } = &*self.config;
-        let early = |history: &History| admission::early(history, rules, retry, wall);
-        if let Some(Verdict::Wait { tier, history }) = message.history.as_ref().and_then(early) {
-            let message = Message { history: Some(history), ..message };
-            self.broker.postpone(message, self.now + tier.delay());
-            self.broker.ack(tag);
-            return Ok(());
-        }
-        let Message { event: number, customer, history, is_redelivery } = message;
+        let Message { event: number, customer, history, returns } = message;
         let published = &mut self.published[number];
         published.received.get_or_insert(self.now);
-        let history = history.unwrap_or_else(|| History::new(wall));
+        let mut history = history.unwrap_or_else(|| History::new(wall));
+        history.returns += returns;
+        let Config { rules, retry, .. } = &*self.config;
+        let returned = Verdict::returned(&history, returns, &retry.tiers);
+        match returned.or_else(|| admission::early(&history, rules, retry, wall)) {
+            Some(Verdict::Wait { tier, history }) => {
+                let message = Message { event: number, customer, history: Some(history), returns };
+                self.broker.postpone(message, self.now + tier.delay());
+                self.broker.ack(tag);
+                return Ok(());
+            }
+            Some(verdict) => bail!("event {number} is given up: {verdict:?}"),
+            None => {}
+        }
         let event = Event {
             customer: Arc::clone(&customer),
             place: published.place.clone(),
             update: Arc::clone(&published.update),
             history,
-            is_redelivery,
             goes_alone: false,
         };
         let relay = &mut self.relays[index];
@@ -624,7 +628,7 @@ impl World {
     fn postpone(&mut self, item: &Item, history: History, delay: Duration) {
         let customer = Arc::clone(&item.event.customer);
         let history = Some(history);
-        let message = Message { event: item.number, customer, history, is_redelivery: false };
+        let message = Message { event: item.number, customer, history, returns: 0 };
         self.broker.postpone(message, self.now + delay);
     }
 

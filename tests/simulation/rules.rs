@@ -103,7 +103,9 @@ impl World {
         let time = numbers.iter().map(|number| self.published[*number].place.time).max().flatten();
         let event = |number: &usize| &self.published[*number];
         let latest = numbers.iter().filter(|number| event(number).place.time == time);
-        let is_told = |number: &&usize| !event(number).is_receipt_lost && !self.has_jumped;
+        let is_told = |number: &&usize| {
+            (self.setting.relays == 1 || !event(number).is_receipt_lost) && !self.has_jumped
+        };
         let newest = latest.clone().copied().filter(|number| is_told(&number));
         let newest = newest.max_by_key(|number| (event(number).received, *number));
         let mut untold = latest.filter(|number| !is_told(number));

@@ -86,6 +86,7 @@ fn setting(dice: &mut StdRng) -> Setting {
         max_attempts: 4,
         bad,
         refusal,
+        same_time: 0.15,
     }
 }
 

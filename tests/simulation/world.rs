@@ -51,6 +51,8 @@ pub(super) struct Setting {
     pub(super) bad: Vec<(usize, Outcome)>,
     /// How the portal refuses other credentials.
     pub(super) refusal: Outcome,
+    /// How likely an event has the time of its customer's event before.
+    pub(super) same_time: f64,
 }
 
 /// Counts over all seeds, to see that they are no walk in the park.
@@ -296,7 +298,7 @@ impl World {
             place,
             update: Arc::new(update),
         });
-        let message = Message { event: number, customer, history: None, is_redelivery: false };
+        let message = Message { event: number, customer, history: None, returns: 0 };
         self.broker.publish(message);
         self.tally.events += 1;
         Ok(())
@@ -307,7 +309,7 @@ impl World {
         if whose % 4 == 3 {
             return None;
         }
-        let (customer, is_again) = (customer(whose), self.dice.random_bool(0.15));
+        let (customer, is_again) = (customer(whose), self.dice.random_bool(self.setting.same_time));
         let before = self.published.iter().rev().find(|event| event.customer == customer);
         before.filter(|_| is_again).map_or(Some(now), |event| event.place.time)
     }
