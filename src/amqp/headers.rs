@@ -108,7 +108,8 @@ impl Message {
         if !self.is_ours() {
             return Ok(history);
         }
-        history.first_seen = self.time(FIRST_SEEN)?.unwrap_or(now);
+        let first_seen = self.time(FIRST_SEEN)?;
+        (history.first_seen, history.is_new) = (first_seen.unwrap_or(now), first_seen.is_none());
         history.ambiguous = self.is_set(AMBIGUOUS);
         history.receipt = self.time(RECEIPT)?;
         history.is_resend = self.is_set(RESEND);

@@ -40,6 +40,11 @@ impl Event {
         is_plain && !self.goes_alone
     }
 
+    /// See [`Waiting::moment`](super::lanes::Waiting::moment).
+    pub fn moment(&self) -> Option<u64> {
+        self.history.is_new.then(|| self.place.moment())
+    }
+
     /// Whether somebody has had it in hand before, and not told what came of it.
     pub fn is_redelivery(&self) -> bool {
         self.history.returns > 0
@@ -263,6 +268,10 @@ impl<T: Carrier> Group<T> {
     fn record(&mut self, now: Timestamp) {
         for member in &self.members {
             self.row.record(&member.version, member.share, self.order.by);
+        }
+        // One that had nothing to send beside a later one of its moment may come once more.
+        for member in self.members.iter().filter(|member| member.share.is_empty()) {
+            self.row.announce(&member.version, self.order.by);
         }
         self.row.lift_marks(now);
         self.is_changed = true;

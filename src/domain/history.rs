@@ -44,6 +44,8 @@ pub struct History {
     pub attempts: u32,
     /// When the relay first received the message.
     pub first_seen: Timestamp,
+    /// The message does not say that yet.
+    pub is_new: bool,
     /// No call before this time.
     pub not_before: Option<NotBefore>,
     /// Why the message last went to a retry tier.
@@ -81,6 +83,7 @@ impl History {
         History {
             attempts: 0,
             first_seen: now,
+            is_new: true,
             not_before: None,
             last_reason: None,
             same_reason: 0,

@@ -3,13 +3,39 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+/// What goes in a lane.
+pub trait Waiting {
+    /// Where nothing but our memory tells when it was first received: what all have in common that go by
+    /// that alone, events of one moment.
+    fn moment(&self) -> Option<u64>;
+}
+
 /// What waits behind what is being handled, by key.
+///
+/// What is handed back has its first receipt written on it. So nothing is handed back past what was
+/// received before it, and has its place from its receipt, and nowhere but here: after a crash that
+/// would look like the later one.
 #[derive(Debug)]
 pub struct Lanes<T> {
     /// A key stands here while its lane is busy.
-    busy: HashMap<Arc<str>, VecDeque<T>>,
-    /// So many wait in one lane, at most: one customer must not fill all there is room for.
+    busy: HashMap<Arc<str>, Lane<T>>,
+    /// So many wait in one lane: one customer must not fill all there is room for.
     most: usize,
+    /// What waits goes along with the next one.
+    merges: bool,
+}
+
+#[derive(Debug)]
+struct Lane<T> {
+    waiting: VecDeque<T>,
+    /// The moments of what is being handled.
+    handled: Vec<u64>,
+}
+
+impl<T: Waiting> Lane<T> {
+    fn handling(item: &T) -> Lane<T> {
+        Lane { waiting: VecDeque::new(), handled: item.moment().into_iter().collect() }
+    }
 }
 
 /// What becomes of an item that comes to its lane.
@@ -19,45 +45,65 @@ pub enum Arrival<T> {
     Starts(T),
     /// It waits for its turn.
     Waits,
-    /// The lane has no room for it.
-    Full(T),
+    /// The lane has no room for it: these are handed back, in this order. It is the last.
+    Full(Vec<T>),
 }
 
-impl<T> Lanes<T> {
-    /// Lanes in which so many wait at most.
-    pub fn new(most: usize) -> Self {
-        Lanes { busy: HashMap::new(), most }
+impl<T: Waiting> Lanes<T> {
+    /// Lanes in which so many wait. `merges`: those that wait go along with the next one.
+    pub fn new(most: usize, merges: bool) -> Self {
+        Lanes { busy: HashMap::new(), most, merges }
     }
 
     /// An item comes to its lane.
     pub fn arrive(&mut self, key: &Arc<str>, item: T) -> Arrival<T> {
-        match self.busy.get_mut(key) {
-            Some(waiting) if waiting.len() >= self.most => Arrival::Full(item),
-            Some(waiting) => {
-                waiting.push_back(item);
-                Arrival::Waits
-            }
-            None => {
-                self.busy.insert(Arc::clone(key), VecDeque::new());
-                Arrival::Starts(item)
-            }
+        let Some(lane) = self.busy.get_mut(key) else {
+            self.busy.insert(Arc::clone(key), Lane::handling(&item));
+            return Arrival::Starts(item);
+        };
+        let moment = item.moment();
+        let follows_handled = moment.is_some_and(|moment| lane.handled.contains(&moment));
+        if lane.waiting.len() < self.most || follows_handled {
+            lane.waiting.push_back(item);
+            return Arrival::Waits;
         }
+        let goes = |other: &T| moment.is_some() && other.moment() == moment;
+        let (mut back, stay): (Vec<T>, Vec<T>) =
+            std::mem::take(&mut lane.waiting).into_iter().partition(goes);
+        lane.waiting = stay.into();
+        back.push(item);
+        Arrival::Full(back)
     }
 
     /// Takes a lane for something that is no item, if it is free. Ended like an item.
     pub fn reserve(&mut self, key: &Arc<str>) -> bool {
         let is_free = !self.busy.contains_key(key);
         if is_free {
-            self.busy.insert(Arc::clone(key), VecDeque::new());
+            let lane = Lane { waiting: VecDeque::new(), handled: Vec::new() };
+            self.busy.insert(Arc::clone(key), lane);
         }
         is_free
     }
 
+    /// What was handled is at its end, and told of: what is to be handed back, in this order, because more
+    /// waits than there is room for.
+    pub fn overflow(&mut self, key: &str) -> VecDeque<T> {
+        let Some(lane) = self.busy.get_mut(key) else { return VecDeque::new() };
+        lane.handled.clear();
+        if self.merges || lane.waiting.len() <= self.most {
+            return VecDeque::new();
+        }
+        std::mem::take(&mut lane.waiting)
+    }
+
     /// Ends the item being handled; gives the next one of its lane, to be handled now.
     pub fn finish(&mut self, key: &str) -> Option<T> {
-        let next = self.busy.get_mut(key)?.pop_front();
-        if next.is_none() {
-            self.busy.remove(key);
+        let lane = self.busy.get_mut(key)?;
+        let next = lane.waiting.pop_front();
+        lane.handled.clear();
+        match &next {
+            Some(next) => lane.handled.extend(next.moment()),
+            None => drop(self.busy.remove(key)),
         }
         next
     }
@@ -65,23 +111,25 @@ impl<T> Lanes<T> {
     /// Takes those next in a lane that may go along with the item being handled: up to the first
     /// that may not.
     pub fn take_along(&mut self, key: &str, may: impl Fn(&T) -> bool) -> Vec<T> {
-        let Some(waiting) = self.busy.get_mut(key) else { return Vec::new() };
-        let along = waiting.iter().take_while(|item| may(item)).count();
-        waiting.drain(..along).collect()
+        let Some(lane) = self.busy.get_mut(key) else { return Vec::new() };
+        let count = lane.waiting.iter().take_while(|item| may(item)).count();
+        let along: Vec<T> = lane.waiting.drain(..count).collect();
+        lane.handled.extend(along.iter().filter_map(T::moment));
+        along
     }
 
     /// Puts items back to where they were taken from: before all that wait.
     pub fn put_back(&mut self, key: &str, items: Vec<T>) {
-        if let Some(waiting) = self.busy.get_mut(key) {
+        if let Some(lane) = self.busy.get_mut(key) {
             for item in items.into_iter().rev() {
-                waiting.push_front(item);
+                lane.waiting.push_front(item);
             }
         }
     }
 
     /// Empties a lane behind the item being handled.
     pub fn take_waiting(&mut self, key: &str) -> VecDeque<T> {
-        self.busy.get_mut(key).map(std::mem::take).unwrap_or_default()
+        self.busy.get_mut(key).map(|lane| std::mem::take(&mut lane.waiting)).unwrap_or_default()
     }
 }
 
@@ -89,12 +137,19 @@ impl<T> Lanes<T> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Arrival, Lanes};
+    use super::{Arrival, Lanes, Waiting};
+
+    /// Of a hundred, all are of one moment; from a thousand on, all are told of.
+    impl Waiting for i32 {
+        fn moment(&self) -> Option<u64> {
+            (*self < 1000).then(|| u64::try_from(*self / 100).expect("a number of ours"))
+        }
+    }
 
     #[test]
     fn a_lane_goes_in_order_of_arrival_beside_others() {
         let (a, b) = ("a".into(), "b".into());
-        let mut lanes = Lanes::new(9);
+        let mut lanes = Lanes::new(9, false);
         assert_eq!(lanes.arrive(&a, 1), Arrival::Starts(1));
         assert_eq!(lanes.arrive(&a, 2), Arrival::Waits);
         assert_eq!(lanes.arrive(&b, 3), Arrival::Starts(3));
@@ -108,20 +163,54 @@ mod tests {
     #[test]
     fn a_full_lane_takes_no_more_and_others_are_not_kept_out() {
         let (a, b) = ("a".into(), "b".into());
-        let mut lanes = Lanes::new(2);
-        for item in 1..=3 {
+        let mut lanes = Lanes::new(2, false);
+        for item in [100, 200, 300] {
             lanes.arrive(&a, item);
         }
-        assert_eq!(lanes.arrive(&a, 4), Arrival::Full(4));
-        assert_eq!(lanes.arrive(&b, 5), Arrival::Starts(5));
-        assert_eq!(lanes.finish("a"), Some(2));
-        assert_eq!(lanes.arrive(&a, 6), Arrival::Waits);
+        assert_eq!(lanes.arrive(&a, 400), Arrival::Full(vec![400]));
+        assert_eq!(lanes.arrive(&b, 500), Arrival::Starts(500));
+        assert_eq!(lanes.finish("a"), Some(200));
+        assert_eq!(lanes.arrive(&a, 600), Arrival::Waits);
+    }
+
+    #[test]
+    fn nothing_is_handed_back_past_an_earlier_one_of_its_moment() {
+        let a = "a".into();
+        let mut lanes = Lanes::new(2, false);
+        for item in [100, 200, 201] {
+            lanes.arrive(&a, item);
+        }
+        assert_eq!(lanes.arrive(&a, 101), Arrival::Waits, "100 is being handled");
+        assert_eq!(lanes.arrive(&a, 202), Arrival::Full(vec![200, 201, 202]));
+        assert_eq!(lanes.arrive(&a, 1102), Arrival::Waits);
+        assert_eq!(lanes.arrive(&a, 1103), Arrival::Full(vec![1103]), "its receipt is told");
+        assert_eq!(lanes.take_along("a", |_| true), [101, 1102]);
+        assert!(lanes.overflow("a").is_empty());
+        for item in [300, 301, 302] {
+            lanes.arrive(&a, item);
+        }
+        assert!(lanes.take_waiting("a").is_empty(), "302 took the others of its moment with it");
+        assert_eq!(lanes.finish("a"), None);
+    }
+
+    #[test]
+    fn what_had_to_stay_is_handed_back_when_nothing_of_its_moment_is_handled() {
+        let a = "a".into();
+        for merges in [false, true] {
+            let mut lanes = Lanes::new(2, merges);
+            for item in 100..105 {
+                assert!(!matches!(lanes.arrive(&a, item), Arrival::Full(_)));
+            }
+            let over = lanes.overflow("a");
+            assert_eq!(over.len(), if merges { 0 } else { 4 });
+            assert_eq!(lanes.finish("a").is_some(), merges);
+        }
     }
 
     #[test]
     fn those_that_go_along_are_the_next_ones_and_can_be_put_back() {
         let a = "a".into();
-        let mut lanes = Lanes::new(9);
+        let mut lanes = Lanes::new(9, false);
         for item in 1..=5 {
             lanes.arrive(&a, item);
         }
@@ -136,7 +225,7 @@ mod tests {
         fn nothing_is_lost_doubled_overtaken_or_handled_twice_at_once(
             steps in proptest::collection::vec((0_u8..4, any::<bool>()), 0..300),
         ) {
-            let mut lanes = Lanes::new(300);
+            let mut lanes = Lanes::new(300, false);
             let mut handling = [None; 4];
             let (mut arrived, mut ended) = ([0; 4], [0; 4]);
             for (lane, arrives) in steps {

@@ -2,6 +2,7 @@
 //! nothing, by the order in which they were first received.
 
 use std::cmp::Ordering;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -123,6 +124,13 @@ impl Place {
     /// Whether the CRM says nothing of the order: neither time nor sequence.
     pub fn is_unordered(&self) -> bool {
         self.time.is_none() && self.sequence.is_none()
+    }
+
+    /// The same for events that the CRM does not order; seldom for others.
+    pub(super) fn moment(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.time, &self.sequence).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// By the CRM's own order alone. What is absent is lowest.

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::domain::admission::{self, Admission, Moment, Refused};
 use crate::domain::group::{Carrier, Event};
 use crate::domain::history::History;
+use crate::domain::lanes::Waiting;
 use crate::domain::text::cut;
 use crate::domain::verdict::Verdict;
 use crate::domain::version::EventRef;
@@ -51,6 +52,12 @@ impl Carrier for Box<Admitted> {
 
     fn event_mut(&mut self) -> &mut Event {
         &mut self.event
+    }
+}
+
+impl Waiting for Box<Admitted> {
+    fn moment(&self) -> Option<u64> {
+        self.event.moment()
     }
 }
 

@@ -110,7 +110,7 @@ pub async fn run(
         keyring,
         work_queue: config.broker.topology.work_queue(),
         publisher: Publisher::new(config.broker.broker.clone(), PUBLISH_WIDTH),
-        lanes: Mutex::new(Lanes::new(lane_limit(&config))),
+        lanes: Mutex::new(Lanes::new(lane_limit(&config), config.worker.merges)),
         ledger,
         gate: Gate::new(&config),
         fuse: Mutex::default(),
@@ -188,9 +188,9 @@ impl Worker {
                 match self.with_lanes(|lanes| lanes.arrive(&customer, admitted)) {
                     Arrival::Starts(admitted) => self.start_lane(admitted),
                     Arrival::Waits => {}
-                    Arrival::Full(admitted) => {
+                    Arrival::Full(back) => {
                         let worker = Arc::clone(self);
-                        self.tasks.spawn(async move { worker.hand_back(admitted).await });
+                        self.tasks.spawn(async move { worker.hand_back_each(back).await });
                     }
                 }
             }
@@ -241,6 +241,8 @@ impl Worker {
         let mut next = Some(first);
         while let Some(admitted) = next {
             self.handle(admitted).await;
+            let over = self.with_lanes(|lanes| lanes.overflow(&customer));
+            Box::pin(self.hand_back_each(over)).await;
             next = self.with_lanes(|lanes| lanes.finish(&customer));
         }
     }
@@ -318,8 +320,14 @@ impl Worker {
     async fn hand_back_lane(&self, head: Box<Admitted>) {
         let customer = Arc::clone(&head.customer);
         self.hand_back(head).await;
-        for follower in self.with_lanes(|lanes| lanes.take_waiting(&customer)) {
-            self.hand_back(follower).await;
+        let followers = self.with_lanes(|lanes| lanes.take_waiting(&customer));
+        self.hand_back_each(followers).await;
+    }
+
+    /// One after the other.
+    async fn hand_back_each(&self, all: impl IntoIterator<Item = Box<Admitted>>) {
+        for admitted in all {
+            self.hand_back(admitted).await;
         }
     }
 

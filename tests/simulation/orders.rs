@@ -53,15 +53,6 @@ fn run(seed: u64, setting: &Setting, script: &Script) -> Result<()> {
 }
 
 #[test]
-fn scratch() -> Result<()> {
-    let text =
-        "5333 publish 3\n5333 publish 3\n5333 publish 3\n5333 lose-session 0\n5366 crash 0\n";
-    let mut dice = StdRng::seed_from_u64(60);
-    let setting = setting(&mut dice);
-    run(60, &setting, &script::parse(text)?)
-}
-
-#[test]
 fn the_event_received_last_wins() -> Result<()> {
     crate::end(orders())
 }

@@ -14,7 +14,7 @@ use customer_relay::domain::faults::{Call, Finding, Proof};
 use customer_relay::domain::gate::{Control, Gate, Intake, News, Pass, Ticket};
 use customer_relay::domain::group::{Carrier, Conclusion, Event};
 use customer_relay::domain::history::History;
-use customer_relay::domain::lanes::{Arrival, Lanes};
+use customer_relay::domain::lanes::{Arrival, Lanes, Waiting};
 use customer_relay::domain::outcome::Outcome;
 use customer_relay::domain::retry::after;
 use customer_relay::domain::row::Row;
@@ -44,6 +44,12 @@ impl Carrier for Item {
 
     fn event_mut(&mut self) -> &mut Event {
         &mut self.event
+    }
+}
+
+impl Waiting for Item {
+    fn moment(&self) -> Option<u64> {
+        self.event.moment()
     }
 }
 
@@ -129,11 +135,16 @@ pub(super) enum Step {
 }
 
 impl Relay {
-    pub(super) fn new(identity: usize, gate: Gate, credentials: u64, lane: usize) -> Relay {
+    pub(super) fn new(
+        identity: usize,
+        gate: Gate,
+        credentials: u64,
+        (lane, merges): (usize, bool),
+    ) -> Relay {
         Relay {
             identity,
             gate,
-            lanes: Lanes::new(lane),
+            lanes: Lanes::new(lane, merges),
             visits: BTreeMap::new(),
             tickets: HashMap::new(),
             control: None,
@@ -175,7 +186,7 @@ impl Relay {
         match step {
             Step::Visit(id) | Step::Forget(id) => {
                 self.visits.get(&id).map_or_else(String::new, |visit| {
-                    format!("{} {:?}", visit.customer, visit.doing).chars().take(460).collect()
+                    format!("{} {:?}", visit.customer, visit.doing).chars().take(60).collect()
                 })
             }
             Step::Take | Step::Admit | Step::BeginControl | Step::EndControl | Step::Restart => {
@@ -345,7 +356,8 @@ impl World {
         let returned = Verdict::returned(&history, returns, &retry.tiers);
         match returned.or_else(|| admission::early(&history, rules, retry, wall)) {
             Some(Verdict::Wait { tier, history }) => {
-                let message = Message { event: number, customer, history: Some(history), returns };
+                let history = Some(History { is_new: false, ..history });
+                let message = Message { event: number, customer, history, returns };
                 self.broker.postpone(message, self.now + tier.delay());
                 self.broker.ack(tag);
                 return Ok(());
@@ -365,7 +377,7 @@ impl World {
         match relay.lanes.arrive(&customer, item) {
             Arrival::Starts(item) => self.start(index, item),
             Arrival::Waits => {}
-            Arrival::Full(item) => self.end_unseen(index, item)?,
+            Arrival::Full(back) => self.hand_back_each(index, back)?,
         }
         Ok(())
     }
@@ -582,9 +594,20 @@ impl World {
         self.leave(index, id)
     }
 
+    fn hand_back_each(
+        &mut self,
+        index: usize,
+        items: impl IntoIterator<Item = Item>,
+    ) -> Result<()> {
+        items.into_iter().try_for_each(|item| self.end_unseen(index, item))
+    }
+
     fn leave(&mut self, index: usize, id: u64) -> Result<()> {
         let relay = &mut self.relays[index];
         let visit = relay.visits.remove(&id).context("an unknown turn")?;
+        let over = relay.lanes.overflow(&visit.customer);
+        self.hand_back_each(index, over)?;
+        let relay = &mut self.relays[index];
         if let Some(next) = relay.lanes.finish(&visit.customer) {
             self.start(index, next);
         }
@@ -627,7 +650,7 @@ impl World {
 
     fn postpone(&mut self, item: &Item, history: History, delay: Duration) {
         let customer = Arc::clone(&item.event.customer);
-        let history = Some(history);
+        let history = Some(History { is_new: false, ..history });
         let message = Message { event: item.number, customer, history, returns: 0 };
         self.broker.postpone(message, self.now + delay);
     }

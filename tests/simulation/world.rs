@@ -188,11 +188,11 @@ impl World {
         let outage = OutagePolicy { first_probe: seconds(1), max_probe_interval: seconds(30) };
         let (patience, longest) = (seconds(10), self.config.outage.hold);
         let faults = FaultPolicy { threshold: 3, patience, longest };
-        let Setting { in_flight, control_calls, prefetch, has_probe, .. } = self.setting;
+        let Setting { in_flight, control_calls, prefetch, has_probe, merges, .. } = self.setting;
         let probe = self.update(&customer(PROBE), PROBE_VALUE, &FIELDS);
         let probe = has_probe.then(|| Arc::new(probe.expect("fields that our rules take")));
         let gate = Gate::new(GatePolicy { outage, faults, control_calls, in_flight }, probe);
-        Relay::new(identity, gate, self.credentials, (prefetch / 4).max(1))
+        Relay::new(identity, gate, self.credentials, ((prefetch / 4).max(1), merges))
     }
 
     pub(super) fn instant(&self) -> Instant {
