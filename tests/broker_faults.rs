@@ -39,7 +39,7 @@ fn city() -> Value {
 }
 
 /// Leads the relay's connections through a proxy.
-async fn proxied(context: &Context, bed: &mut Bed) -> Result<ChaosProxy> {
+pub async fn proxied(context: &Context, bed: &mut Bed) -> Result<ChaosProxy> {
     let broker = context.broker().await?;
     let proxy = ChaosProxy::start(broker.address()).await?;
     bed.settings.set("broker.url", &proxy.through(&broker.url()));

@@ -70,7 +70,13 @@ impl Message {
     pub fn onward(&self, history: &History) -> NewMessage {
         let mut headers = self.travelling_headers();
         write_history(&mut headers, history);
-        NewMessage { properties: self.properties_with(headers) }
+        let properties = self.properties_with(headers);
+        let properties = match history.waits {
+            // The broker takes it off when it has ended the wait.
+            Some(waits) => properties.with_expiration(waits.as_millis().to_string().into()),
+            None => properties,
+        };
+        NewMessage { properties }
     }
 
     /// The message for the dead-letter queue: the same, with what a person needs to know.

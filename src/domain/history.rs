@@ -46,6 +46,9 @@ pub struct History {
     pub first_seen: Timestamp,
     /// The message does not say that yet.
     pub is_new: bool,
+    /// How long it waits in a retry tier, if that is less than the tier's delay. No header: the broker ends
+    /// the wait.
+    pub waits: Option<Duration>,
     /// No call before this time.
     pub not_before: Option<NotBefore>,
     /// Why the message last went to a retry tier.
@@ -84,6 +87,7 @@ impl History {
             attempts: 0,
             first_seen: now,
             is_new: true,
+            waits: None,
             not_before: None,
             last_reason: None,
             same_reason: 0,

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What goes in a lane.
 pub trait Waiting {
@@ -23,18 +24,34 @@ pub struct Lanes<T> {
     most: usize,
     /// What waits goes along with the next one.
     merges: bool,
+    /// Of keys of which more came than their lane holds: when what is handed back is to come again.
+    paces: HashMap<Arc<str>, Pace>,
 }
+
+/// How fast a lane goes, and up to when what was handed back will keep it busy.
+#[derive(Debug)]
+struct Pace {
+    each: Duration,
+    busy_until: Instant,
+}
+
+/// Before the pace of a lane is known: nothing comes again sooner.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// Paces of keys that are not busy any more are forgotten when there are more than so many.
+const MAX_PACES: usize = 100;
 
 #[derive(Debug)]
 struct Lane<T> {
     waiting: VecDeque<T>,
     /// The moments of what is being handled.
     handled: Vec<u64>,
+    /// How many are being handled.
+    size: usize,
 }
 
 impl<T: Waiting> Lane<T> {
     fn handling(item: &T) -> Lane<T> {
-        Lane { waiting: VecDeque::new(), handled: item.moment().into_iter().collect() }
+        Lane { waiting: VecDeque::new(), handled: item.moment().into_iter().collect(), size: 1 }
     }
 }
 
@@ -52,7 +69,7 @@ pub enum Arrival<T> {
 impl<T: Waiting> Lanes<T> {
     /// Lanes in which so many wait. `merges`: those that wait go along with the next one.
     pub fn new(most: usize, merges: bool) -> Self {
-        Lanes { busy: HashMap::new(), most, merges }
+        Lanes { busy: HashMap::new(), most, merges, paces: HashMap::new() }
     }
 
     /// An item comes to its lane.
@@ -79,17 +96,35 @@ impl<T: Waiting> Lanes<T> {
     pub fn reserve(&mut self, key: &Arc<str>) -> bool {
         let is_free = !self.busy.contains_key(key);
         if is_free {
-            let lane = Lane { waiting: VecDeque::new(), handled: Vec::new() };
+            let lane = Lane { waiting: VecDeque::new(), handled: Vec::new(), size: 0 };
             self.busy.insert(Arc::clone(key), lane);
         }
         is_free
     }
 
-    /// What was handled is at its end, and told of: what is to be handed back, in this order, because more
-    /// waits than there is room for.
-    pub fn overflow(&mut self, key: &str) -> VecDeque<T> {
+    /// When one is handed back for lack of room: how long it is to wait until it comes again. Each comes
+    /// when those before it are done, at the pace that the lane has shown.
+    pub fn wait(&mut self, key: &Arc<str>, now: Instant) -> Duration {
+        if self.paces.len() >= MAX_PACES {
+            self.paces.retain(|_, pace| pace.busy_until > now);
+        }
+        let guess = SHORTEST_WAIT / u32::try_from(self.most).unwrap_or(u32::MAX);
+        let pace = self.paces.entry(Arc::clone(key));
+        let pace = pace.or_insert(Pace { each: guess, busy_until: now });
+        pace.busy_until = pace.busy_until.max(now + SHORTEST_WAIT) + pace.each;
+        pace.busy_until.duration_since(now)
+    }
+
+    /// What was handled is at its end, and told of, after so long: what is to be handed back, in this
+    /// order, because more waits than there is room for.
+    pub fn overflow(&mut self, key: &str, took: Duration) -> VecDeque<T> {
         let Some(lane) = self.busy.get_mut(key) else { return VecDeque::new() };
         lane.handled.clear();
+        if !self.paces.is_empty()
+            && let Some(pace) = self.paces.get_mut(key)
+        {
+            pace.each = took / u32::try_from(lane.size.max(1)).unwrap_or(u32::MAX);
+        }
         if self.merges || lane.waiting.len() <= self.most {
             return VecDeque::new();
         }
@@ -102,7 +137,10 @@ impl<T: Waiting> Lanes<T> {
         let next = lane.waiting.pop_front();
         lane.handled.clear();
         match &next {
-            Some(next) => lane.handled.extend(next.moment()),
+            Some(next) => {
+                lane.handled.extend(next.moment());
+                lane.size = 1;
+            }
             None => drop(self.busy.remove(key)),
         }
         next
@@ -115,12 +153,14 @@ impl<T: Waiting> Lanes<T> {
         let count = lane.waiting.iter().take_while(|item| may(item)).count();
         let along: Vec<T> = lane.waiting.drain(..count).collect();
         lane.handled.extend(along.iter().filter_map(T::moment));
+        lane.size += count;
         along
     }
 
     /// Puts items back to where they were taken from: before all that wait.
     pub fn put_back(&mut self, key: &str, items: Vec<T>) {
         if let Some(lane) = self.busy.get_mut(key) {
+            lane.size = lane.size.saturating_sub(items.len());
             for item in items.into_iter().rev() {
                 lane.waiting.push_front(item);
             }
@@ -137,7 +177,9 @@ impl<T: Waiting> Lanes<T> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Arrival, Lanes, Waiting};
+    use std::time::{Duration, Instant};
+
+    use super::{Arrival, Lanes, SHORTEST_WAIT, Waiting};
 
     /// Of a hundred, all are of one moment; from a thousand on, all are told of.
     impl Waiting for i32 {
@@ -185,7 +227,7 @@ mod tests {
         assert_eq!(lanes.arrive(&a, 1102), Arrival::Waits);
         assert_eq!(lanes.arrive(&a, 1103), Arrival::Full(vec![1103]), "its receipt is told");
         assert_eq!(lanes.take_along("a", |_| true), [101, 1102]);
-        assert!(lanes.overflow("a").is_empty());
+        assert!(lanes.overflow("a", Duration::ZERO).is_empty());
         for item in [300, 301, 302] {
             lanes.arrive(&a, item);
         }
@@ -201,7 +243,7 @@ mod tests {
             for item in 100..105 {
                 assert!(!matches!(lanes.arrive(&a, item), Arrival::Full(_)));
             }
-            let over = lanes.overflow("a");
+            let over = lanes.overflow("a", Duration::ZERO);
             assert_eq!(over.len(), if merges { 0 } else { 4 });
             assert_eq!(lanes.finish("a").is_some(), merges);
         }
@@ -218,6 +260,24 @@ mod tests {
         assert_eq!(along, [2, 3]);
         lanes.put_back("a", along);
         assert_eq!(lanes.take_waiting("a"), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn what_is_handed_back_comes_again_at_the_pace_of_its_lane() {
+        let (a, now) = ("a".into(), Instant::now());
+        let mut lanes: Lanes<i32> = Lanes::new(25, true);
+        let each = Duration::from_millis(40);
+        assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + each);
+        assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + 2 * each);
+        for item in 1..=10 {
+            lanes.arrive(&a, item);
+        }
+        assert_eq!(lanes.take_along("a", |_| true).len(), 9);
+        lanes.overflow("a", Duration::from_secs(1));
+        let each_now = Duration::from_millis(100);
+        assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + 2 * each + each_now);
+        let later = now + Duration::from_mins(1);
+        assert_eq!(lanes.wait(&a, later), SHORTEST_WAIT + each_now, "they have all come");
     }
 
     proptest! {

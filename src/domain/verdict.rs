@@ -113,6 +113,12 @@ impl Verdict {
         Verdict::Wait { tier: tiers.shortest(), history }
     }
 
+    /// The same, to come again only after a while: until then there is no room for it.
+    pub fn hand_back_for(tiers: &Tiers, history: History, wait: Duration) -> Verdict {
+        let history = History { unwitnessed: false, waits: Some(wait), ..history };
+        Verdict::Wait { tier: tiers.at_least(wait), history }
+    }
+
     /// A delivery that comes before its time.
     pub fn early(history: History, remaining: Duration, tiers: &Tiers, now: Timestamp) -> Verdict {
         let not_before = Some(NotBefore::after(now, remaining));

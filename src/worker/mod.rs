@@ -190,7 +190,8 @@ impl Worker {
                     Arrival::Waits => {}
                     Arrival::Full(back) => {
                         let worker = Arc::clone(self);
-                        self.tasks.spawn(async move { worker.hand_back_each(back).await });
+                        let back = async move { worker.hand_back_for_lack_of_room(back).await };
+                        self.tasks.spawn(back);
                     }
                 }
             }
@@ -240,9 +241,11 @@ impl Worker {
         let customer = Arc::clone(&first.customer);
         let mut next = Some(first);
         while let Some(admitted) = next {
+            let began = clock::instant();
             self.handle(admitted).await;
-            let over = self.with_lanes(|lanes| lanes.overflow(&customer));
-            Box::pin(self.hand_back_each(over)).await;
+            let took = clock::instant().saturating_duration_since(began);
+            let over = self.with_lanes(|lanes| lanes.overflow(&customer, took));
+            Box::pin(self.hand_back_for_lack_of_room(over)).await;
             next = self.with_lanes(|lanes| lanes.finish(&customer));
         }
     }
@@ -320,14 +323,19 @@ impl Worker {
     async fn hand_back_lane(&self, head: Box<Admitted>) {
         let customer = Arc::clone(&head.customer);
         self.hand_back(head).await;
-        let followers = self.with_lanes(|lanes| lanes.take_waiting(&customer));
-        self.hand_back_each(followers).await;
+        for follower in self.with_lanes(|lanes| lanes.take_waiting(&customer)) {
+            self.hand_back(follower).await;
+        }
     }
 
     /// One after the other.
-    async fn hand_back_each(&self, all: impl IntoIterator<Item = Box<Admitted>>) {
+    async fn hand_back_for_lack_of_room(&self, all: impl IntoIterator<Item = Box<Admitted>>) {
         for admitted in all {
-            self.hand_back(admitted).await;
+            let now = clock::instant();
+            let wait = self.with_lanes(|lanes| lanes.wait(&admitted.customer, now));
+            let history = admitted.history.clone();
+            let verdict = Verdict::hand_back_for(&self.config.retry.tiers, history, wait);
+            self.end_unseen(admitted, verdict).await;
         }
     }
 

@@ -86,6 +86,7 @@ struct Settling {
 struct Visit {
     turn: Option<Turn<Item>>,
     customer: Arc<str>,
+    began: Duration,
     lease: u64,
     doing: Doing,
     pauses: u32,
@@ -377,7 +378,7 @@ impl World {
         match relay.lanes.arrive(&customer, item) {
             Arrival::Starts(item) => self.start(index, item),
             Arrival::Waits => {}
-            Arrival::Full(back) => self.hand_back_each(index, back)?,
+            Arrival::Full(back) => self.hand_back_for_lack_of_room(index, back)?,
         }
         Ok(())
     }
@@ -390,6 +391,7 @@ impl World {
         let visit = Visit {
             turn: Some(turn),
             customer,
+            began: self.now,
             lease: 0,
             doing,
             pauses: 0,
@@ -594,19 +596,26 @@ impl World {
         self.leave(index, id)
     }
 
-    fn hand_back_each(
+    fn hand_back_for_lack_of_room(
         &mut self,
         index: usize,
         items: impl IntoIterator<Item = Item>,
     ) -> Result<()> {
-        items.into_iter().try_for_each(|item| self.end_unseen(index, item))
+        for item in items {
+            let now = self.instant();
+            let wait = self.relays[index].lanes.wait(&item.event.customer, now);
+            let history = item.event.history.clone();
+            let verdict = Verdict::hand_back_for(&self.config.retry.tiers, history, wait);
+            self.end_without_turn(index, item, verdict)?;
+        }
+        Ok(())
     }
 
     fn leave(&mut self, index: usize, id: u64) -> Result<()> {
         let relay = &mut self.relays[index];
         let visit = relay.visits.remove(&id).context("an unknown turn")?;
-        let over = relay.lanes.overflow(&visit.customer);
-        self.hand_back_each(index, over)?;
+        let over = relay.lanes.overflow(&visit.customer, self.now - visit.began);
+        self.hand_back_for_lack_of_room(index, over)?;
         let relay = &mut self.relays[index];
         if let Some(next) = relay.lanes.finish(&visit.customer) {
             self.start(index, next);
@@ -650,7 +659,7 @@ impl World {
 
     fn postpone(&mut self, item: &Item, history: History, delay: Duration) {
         let customer = Arc::clone(&item.event.customer);
-        let history = Some(History { is_new: false, ..history });
+        let history = Some(History { is_new: false, waits: None, ..history });
         let message = Message { event: item.number, customer, history, returns: 0 };
         self.broker.postpone(message, self.now + delay);
     }
@@ -665,7 +674,8 @@ impl World {
                 return Ok(false);
             }
             Publication::Resend(tier, history) | Publication::Retry(tier, history) => {
-                self.postpone(item, history.clone(), tier.delay());
+                let delay = history.waits.map_or(tier.delay(), |waits| waits.min(tier.delay()));
+                self.postpone(item, history.clone(), delay);
             }
             Publication::DeadLetter(dead) => self.bury(item, dead)?,
         }
@@ -691,8 +701,11 @@ impl World {
 
     /// Ends an event without its turn.
     fn end_unseen(&mut self, index: usize, item: Item) -> Result<()> {
-        let tiers = &self.config.retry.tiers;
-        let verdict = Verdict::hand_back(tiers, item.event.history.clone());
+        let verdict = Verdict::hand_back(&self.config.retry.tiers, item.event.history.clone());
+        self.end_without_turn(index, item, verdict)
+    }
+
+    fn end_without_turn(&mut self, index: usize, item: Item, verdict: Verdict) -> Result<()> {
         let end = End::unsent(item, verdict, None);
         if self.carry_out(index, &end)? {
             self.broker.ack(end.carrier.tag);
