@@ -6,14 +6,21 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::broker_faults::proxied;
 use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT};
+use crate::support::chaos::Fault;
 use crate::support::eventually;
+use crate::support::traffic::is_long;
 
 suite!(Broker:
     a_customers_events_go_one_at_a_time_and_in_order_beside_others,
     what_waits_behind_a_retry_follows_it_and_ends_in_order,
     a_hanging_customer_does_not_hold_up_others,
+    a_hot_customers_events_come_again_at_its_own_pace,
+    of_events_of_one_moment_the_last_one_wins_after_a_kill,
+    of_events_without_a_time_the_last_one_wins_after_a_kill,
+    of_events_of_one_moment_the_last_one_wins_after_a_lost_connection,
 );
 
 /// A customer's applied updates, in the order of the calls.
@@ -87,5 +94,142 @@ async fn a_hanging_customer_does_not_hold_up_others(context: Context) -> Result<
     bed.simulator.applied("C1", 1, Duration::from_secs(3)).await?;
     assert_eq!(bed.simulator.stats().await?["in_flight"], 1, "it hung all the while");
     bed.applied("hangs", 5).await?;
+    bed.end(relay).await.map(drop)
+}
+
+/// How many events it had no room for, and republished: what the relay says when it stops.
+fn handed_back(output: &str) -> Result<usize> {
+    let (before, _) = output.split_once(" to wait or handed back").context("no sum")?;
+    let count = before.rsplit(' ').next().context("no figure")?;
+    Ok(count.parse()?)
+}
+
+async fn a_hot_customers_events_come_again_at_its_own_pace(context: Context) -> Result<()> {
+    let (hot, latency) = if is_long() { (10_000, "500ms") } else { (2000, "100ms") };
+    let mut bed = context.bed_with(&["--latency", latency]).await?;
+    // As operators have it.
+    for delay in ["shortest_delay", "first_delay"] {
+        bed.settings.set(&format!("retry.{delay}"), "1s");
+    }
+    bed.settings.set("retry.max_delay", "10m").set("retry.max_uncounted_delay", "5m");
+    let relay = bed.start_relay().await?;
+    let mut events: Vec<Value> =
+        (0..hot).map(|n| bed.event(&format!("hot-{n}"), "HOT", &number(n))).collect();
+    // Of one moment or not: how many of them tie decides nothing here.
+    let first = Timestamp::now();
+    for (n, event) in events.iter_mut().enumerate() {
+        let time = first + Duration::from_micros(n as u64);
+        event["time"] = json!(time.to_string());
+    }
+    bed.queues.publish_events(&bed.exchange(), &events).await?;
+    let began = std::time::Instant::now();
+    let last = number(hot - 1)["address"].clone();
+    let (mut others, mut slowest) = (0, Duration::ZERO);
+    loop {
+        let came = std::time::Instant::now();
+        let other = format!("OTHER{others}");
+        bed.publish(&bed.event(&other, &other, &json!({"city": "Kochi"}))).await?;
+        bed.simulator.applied(&other, 1, LIMIT).await?;
+        (others, slowest) = (others + 1, came.elapsed().max(slowest));
+        let depth = bed.queues.depth(&bed.queue("work")).await?;
+        let is_last = bed.simulator.customer("HOT").await?["fields"]["address"] == last;
+        if depth == 0 && is_last {
+            break;
+        }
+        ensure!(began.elapsed() < LIMIT * 20, "no end");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let took = began.elapsed();
+    let output = bed.end(relay).await?;
+    let back = handed_back(&output)?;
+    println!(
+        "{hot} events of one customer, a portal of {latency}: handed back {back} times in {took:?}; the \
+         slowest of {others} other events took {slowest:?}"
+    );
+    ensure!(back <= 3 * hot, "handed back {back} times");
+    Ok(())
+}
+
+/// As many events of one moment, or of none, of each of some customers as overflow their lanes; then what
+/// `breaks`; the last one wins.
+async fn the_last_one_wins(bed: &Bed, time: Option<Timestamp>) -> Result<Vec<(String, Value)>> {
+    const EACH: usize = 5;
+    let mut last = Vec::new();
+    for customer in (0..4).map(|n| format!("C{n}")) {
+        for n in 0..EACH {
+            let mut event = bed.event(&format!("{customer}-{n}"), &customer, &number(n));
+            match time {
+                Some(time) => event["time"] = json!(time.to_string()),
+                None => drop(event.as_object_mut().map(|event| event.remove("time"))),
+            }
+            bed.publish(&event).await?;
+        }
+        last.push((customer, number(EACH - 1)["address"].clone()));
+    }
+    Ok(last)
+}
+
+async fn have(bed: &Bed, last: &[(String, Value)]) -> Result<()> {
+    eventually("the last values", LIMIT * 3, || async {
+        for (customer, address) in last {
+            if bed.simulator.customer(customer).await?["fields"]["address"] != *address {
+                return Ok(None);
+            }
+        }
+        let (work, tiers) = bed.ways().await?;
+        let mut waiting = bed.queues.depth(&work).await?;
+        for tier in &tiers {
+            waiting += bed.queues.depth(tier).await?;
+        }
+        Ok((waiting == 0).then_some(()))
+    })
+    .await?;
+    for (customer, address) in last {
+        let seen = bed.simulator.customer(customer).await?;
+        ensure!(seen["fields"]["address"] == *address, "{customer}: {seen}");
+    }
+    Ok(())
+}
+
+async fn after_a_kill(context: Context, time: Option<Timestamp>) -> Result<()> {
+    let mut bed = context.bed_with(&["--latency", "300ms"]).await?;
+    bed.settings.set("broker.prefetch", "8").set("order.missing", "arrival");
+    bed.declare().await?;
+    let last = the_last_one_wins(&bed, time).await?;
+    for _ in 0..2 {
+        let relay = bed.start_relay().await?;
+        eventually("a call under way", LIMIT, || async {
+            Ok((bed.simulator.stats().await?["in_flight"].as_u64() > Some(0)).then_some(()))
+        })
+        .await?;
+        relay.kill().await?;
+    }
+    let relay = bed.start_relay().await?;
+    have(&bed, &last).await?;
+    bed.end(relay).await.map(drop)
+}
+
+async fn of_events_of_one_moment_the_last_one_wins_after_a_kill(context: Context) -> Result<()> {
+    after_a_kill(context, Some(Timestamp::now())).await
+}
+
+async fn of_events_without_a_time_the_last_one_wins_after_a_kill(context: Context) -> Result<()> {
+    after_a_kill(context, None).await
+}
+
+async fn of_events_of_one_moment_the_last_one_wins_after_a_lost_connection(
+    context: Context,
+) -> Result<()> {
+    let mut bed = context.bed_with(&["--latency", "300ms"]).await?;
+    bed.settings.set("broker.prefetch", "8");
+    let proxy = proxied(&context, &mut bed).await?;
+    let relay = bed.start_relay().await?;
+    let last = the_last_one_wins(&bed, Some(Timestamp::now())).await?;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        proxy.set(Fault::Reset).await;
+        proxy.set(Fault::None).await;
+    }
+    have(&bed, &last).await?;
     bed.end(relay).await.map(drop)
 }

@@ -45,13 +45,11 @@ struct Lane<T> {
     waiting: VecDeque<T>,
     /// The moments of what is being handled.
     handled: Vec<u64>,
-    /// How many are being handled.
-    size: usize,
 }
 
 impl<T: Waiting> Lane<T> {
     fn handling(item: &T) -> Lane<T> {
-        Lane { waiting: VecDeque::new(), handled: item.moment().into_iter().collect(), size: 1 }
+        Lane { waiting: VecDeque::new(), handled: item.moment().into_iter().collect() }
     }
 }
 
@@ -96,10 +94,14 @@ impl<T: Waiting> Lanes<T> {
     pub fn reserve(&mut self, key: &Arc<str>) -> bool {
         let is_free = !self.busy.contains_key(key);
         if is_free {
-            let lane = Lane { waiting: VecDeque::new(), handled: Vec::new(), size: 0 };
+            let lane = Lane { waiting: VecDeque::new(), handled: Vec::new() };
             self.busy.insert(Arc::clone(key), lane);
         }
         is_free
+    }
+
+    fn most(&self) -> u32 {
+        u32::try_from(self.most).expect("a lane holds less than the prefetch")
     }
 
     /// When one is handed back for lack of room: how long it is to wait until it comes again. Each comes
@@ -108,7 +110,7 @@ impl<T: Waiting> Lanes<T> {
         if self.paces.len() >= MAX_PACES {
             self.paces.retain(|_, pace| pace.busy_until > now);
         }
-        let guess = SHORTEST_WAIT / u32::try_from(self.most).unwrap_or(u32::MAX);
+        let guess = SHORTEST_WAIT / self.most();
         let pace = self.paces.entry(Arc::clone(key));
         let pace = pace.or_insert(Pace { each: guess, busy_until: now });
         pace.busy_until = pace.busy_until.max(now + SHORTEST_WAIT) + pace.each;
@@ -118,12 +120,13 @@ impl<T: Waiting> Lanes<T> {
     /// What was handled is at its end, and told of, after so long: what is to be handed back, in this
     /// order, because more waits than there is room for.
     pub fn overflow(&mut self, key: &str, took: Duration) -> VecDeque<T> {
+        let most = self.most();
         let Some(lane) = self.busy.get_mut(key) else { return VecDeque::new() };
         lane.handled.clear();
         if !self.paces.is_empty()
             && let Some(pace) = self.paces.get_mut(key)
         {
-            pace.each = took / u32::try_from(lane.size.max(1)).unwrap_or(u32::MAX);
+            pace.each = took / if self.merges { most } else { 1 };
         }
         if self.merges || lane.waiting.len() <= self.most {
             return VecDeque::new();
@@ -137,10 +140,7 @@ impl<T: Waiting> Lanes<T> {
         let next = lane.waiting.pop_front();
         lane.handled.clear();
         match &next {
-            Some(next) => {
-                lane.handled.extend(next.moment());
-                lane.size = 1;
-            }
+            Some(next) => lane.handled.extend(next.moment()),
             None => drop(self.busy.remove(key)),
         }
         next
@@ -153,14 +153,12 @@ impl<T: Waiting> Lanes<T> {
         let count = lane.waiting.iter().take_while(|item| may(item)).count();
         let along: Vec<T> = lane.waiting.drain(..count).collect();
         lane.handled.extend(along.iter().filter_map(T::moment));
-        lane.size += count;
         along
     }
 
     /// Puts items back to where they were taken from: before all that wait.
     pub fn put_back(&mut self, key: &str, items: Vec<T>) {
         if let Some(lane) = self.busy.get_mut(key) {
-            lane.size = lane.size.saturating_sub(items.len());
             for item in items.into_iter().rev() {
                 lane.waiting.push_front(item);
             }
@@ -269,12 +267,9 @@ mod tests {
         let each = Duration::from_millis(40);
         assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + each);
         assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + 2 * each);
-        for item in 1..=10 {
-            lanes.arrive(&a, item);
-        }
-        assert_eq!(lanes.take_along("a", |_| true).len(), 9);
-        lanes.overflow("a", Duration::from_secs(1));
-        let each_now = Duration::from_millis(100);
+        lanes.arrive(&a, 1);
+        lanes.overflow("a", Duration::from_secs(2));
+        let each_now = Duration::from_millis(80);
         assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + 2 * each + each_now);
         let later = now + Duration::from_mins(1);
         assert_eq!(lanes.wait(&a, later), SHORTEST_WAIT + each_now, "they have all come");

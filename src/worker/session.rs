@@ -255,7 +255,7 @@ impl Supply<'_> {
 
     /// A delivery has come. Whether more is to be asked for now.
     fn note(&mut self, delivery: &Delivery) -> bool {
-        self.appetite.begin(delivery.message().is_redelivery())
+        self.appetite.begin(delivery.message().returns())
     }
 
     /// As many deliveries at once are wanted from now on.
