@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use lapin::ExchangeKind;
 use lapin::options::{
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
 use crate::harness::{Context, suite};
-use crate::support::bed::Bed;
+use crate::support::bed::{Bed, LIMIT};
+use crate::support::eventually;
 use crate::support::process;
 use crate::support::relay::PROGRAM;
 
@@ -22,6 +24,7 @@ suite!(Broker:
     an_exchange_of_another_type_is_named,
     a_relay_that_may_only_check_creates_nothing,
     a_relay_that_may_only_check_works_on_what_is_there,
+    a_binding_that_is_gone_is_made_again,
     a_wrong_password_is_told_from_a_broker_that_is_not_there;
 ManagedBroker:
     without_the_right_to_configure_nothing_is_compared_and_the_relay_works;
@@ -54,7 +57,7 @@ async fn what_is_missing_is_named_then_declared_then_in_order(context: Context) 
         assert_eq!((code, found.len()), (1, PARTS), "{found:?}");
         let work = (format!("queue {}", bed.queue("work")), "missing".to_owned());
         assert!(found.contains(&work), "{found:?}");
-        assert_eq!(states(&found), ["missing", "not-compared"].into(), "{found:?}");
+        assert_eq!(states(&found), ["missing", "not-seen"].into(), "{found:?}");
     }
     let (_, text, _) = bed.settings.command(&["topology", "check"], b"").await?;
     assert!(text.contains("customer-relay topology apply"), "the way out: {text}");
@@ -201,7 +204,7 @@ async fn a_relay_that_may_only_check_creates_nothing(context: Context) -> Result
     assert_eq!(code, 1, "{out}{err}");
     assert!(err.contains(&bed.queue("work")) && err.contains("missing"), "{err}");
     let (code, found) = findings(&bed, &["topology", "check"]).await?;
-    assert_eq!((code, states(&found)), (1, ["missing", "not-compared"].into()), "{found:?}");
+    assert_eq!((code, states(&found)), (1, ["missing", "not-seen"].into()), "{found:?}");
     bed.declare().await?;
     bed.finish().await
 }
@@ -213,6 +216,23 @@ async fn a_relay_that_may_only_check_works_on_what_is_there(context: Context) ->
     let relay = bed.start_relay().await?;
     bed.publish(&bed.event("e1", "C1", &json!({"city": "Kochi"}))).await?;
     bed.applied("C1", 1).await?;
+    bed.end(relay).await.map(drop)
+}
+
+async fn a_binding_that_is_gone_is_made_again(context: Context) -> Result<()> {
+    let bed = context.bed().await?;
+    let relay = bed.start_relay().await?;
+    let (channel, exchange) = (bed.queues.new_channel().await?, bed.exchange());
+    let delete = ExchangeDeleteOptions::default();
+    channel.exchange_delete(exchange.as_str().into(), delete).await?;
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    let (name, topic) = (exchange.as_str().into(), ExchangeKind::Topic);
+    channel.exchange_declare(name, topic, options, FieldTable::default()).await?;
+    let event = bed.event("e1", "C1", &json!({"city": "Kochi"}));
+    ensure!(bed.publish(&event).await.is_err(), "the broker kept the binding");
+    eventually("a binding", LIMIT, || async { Ok(bed.publish(&event).await.ok()) }).await?;
+    bed.applied("C1", 1).await?;
+    ensure!(!relay.output().contains("the session with the broker is over"), "{}", relay.output());
     bed.end(relay).await.map(drop)
 }
 
@@ -229,7 +249,7 @@ async fn without_the_right_to_configure_nothing_is_compared_and_the_relay_works(
     bed.settings.set("broker.url", &format!("amqp://{user}:hunter2@{}/%2f", broker.address()));
     for command in [&["topology", "check"][..], &["check"]] {
         let (code, found) = findings(&bed, command).await?;
-        assert_eq!((code, states(&found)), (0, ["not-compared"].into()), "{found:?}");
+        assert_eq!((code, states(&found)), (0, ["not-compared", "not-seen"].into()), "{found:?}");
     }
     let (_, text, _) = bed.settings.command(&["topology", "check"], b"").await?;
     assert!(text.contains("not compared"), "{text}");

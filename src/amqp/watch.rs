@@ -9,7 +9,7 @@ use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
 use super::connection::{AmqpError, Link, within};
-use super::topology::Topology;
+use super::topology::{Topology, bind};
 use crate::health::Depths;
 
 /// What was seen.
@@ -28,14 +28,23 @@ pub struct Watch {
     channel: Channel,
     /// A queue that is gone closes the channel of whoever asks: not the one above.
     counting: Channel,
+    /// Where we may bind the work queue: whoever deletes the exchange and declares it anew takes the
+    /// binding with it, and nobody is told.
+    binding: Option<Channel>,
     limit: Duration,
     topology: Topology,
 }
 
 impl Watch {
-    /// Opens a channel to look through.
-    pub async fn open(link: &Link, topology: &Topology) -> Result<Watch, AmqpError> {
+    /// Opens channels to look through.
+    pub async fn open(
+        link: &Link,
+        topology: &Topology,
+        may_bind: bool,
+    ) -> Result<Watch, AmqpError> {
+        let binding = if may_bind { Some(link.channel().await?) } else { None };
         Ok(Watch {
+            binding,
             channel: link.channel().await?,
             counting: link.channel().await?,
             limit: link.limit,
@@ -51,6 +60,15 @@ impl Watch {
             accepts_rejections: self.ready(&self.topology.accepts_rejections_queue()).await? > 0,
             ready: self.ready(&self.topology.work_queue()).await?,
         })
+    }
+
+    /// Binds the work queue to the exchange, in case it is not bound any more. An error means that this
+    /// cannot be: a new session finds out why.
+    pub async fn bind_again(&self) -> Result<(), AmqpError> {
+        match &self.binding {
+            Some(channel) => bind(channel, &self.topology, self.limit).await,
+            None => Ok(()),
+        }
     }
 
     /// Counts the messages that are ready in all queues for events. An error means that they are not

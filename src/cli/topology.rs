@@ -78,6 +78,7 @@ pub(super) fn finding_json(finding: &Finding) -> Value {
         State::Missing => "missing",
         State::Differs(_) => "differs",
         State::NotCompared(_) => "not-compared",
+        State::NotSeen(_) => "not-seen",
     };
     json!({"subject": finding.subject, "state": state, "fault": finding.is_fault(),
            "text": finding.to_string()})

@@ -24,6 +24,8 @@ pub struct Lanes<T> {
     most: usize,
     /// What waits goes along with the next one.
     merges: bool,
+    /// What is handed back comes again after so long at the latest.
+    longest_wait: Duration,
     /// Of keys of which more came than their lane holds: when what is handed back is to come again.
     paces: HashMap<Arc<str>, Pace>,
 }
@@ -66,8 +68,8 @@ pub enum Arrival<T> {
 
 impl<T: Waiting> Lanes<T> {
     /// Lanes in which so many wait. `merges`: those that wait go along with the next one.
-    pub fn new(most: usize, merges: bool) -> Self {
-        Lanes { busy: HashMap::new(), most, merges, paces: HashMap::new() }
+    pub fn new(most: usize, merges: bool, longest_wait: Duration) -> Self {
+        Lanes { busy: HashMap::new(), most, merges, longest_wait, paces: HashMap::new() }
     }
 
     /// An item comes to its lane.
@@ -113,7 +115,8 @@ impl<T: Waiting> Lanes<T> {
         let guess = SHORTEST_WAIT / self.most();
         let pace = self.paces.entry(Arc::clone(key));
         let pace = pace.or_insert(Pace { each: guess, busy_until: now });
-        pace.busy_until = pace.busy_until.max(now + SHORTEST_WAIT) + pace.each;
+        let then = pace.busy_until.max(now + SHORTEST_WAIT) + pace.each;
+        pace.busy_until = then.min(now + self.longest_wait);
         pace.busy_until.duration_since(now)
     }
 
@@ -186,10 +189,14 @@ mod tests {
         }
     }
 
+    fn lanes(most: usize, merges: bool) -> Lanes<i32> {
+        Lanes::new(most, merges, Duration::from_mins(5))
+    }
+
     #[test]
     fn a_lane_goes_in_order_of_arrival_beside_others() {
         let (a, b) = ("a".into(), "b".into());
-        let mut lanes = Lanes::new(9, false);
+        let mut lanes = lanes(9, false);
         assert_eq!(lanes.arrive(&a, 1), Arrival::Starts(1));
         assert_eq!(lanes.arrive(&a, 2), Arrival::Waits);
         assert_eq!(lanes.arrive(&b, 3), Arrival::Starts(3));
@@ -203,7 +210,7 @@ mod tests {
     #[test]
     fn a_full_lane_takes_no_more_and_others_are_not_kept_out() {
         let (a, b) = ("a".into(), "b".into());
-        let mut lanes = Lanes::new(2, false);
+        let mut lanes = lanes(2, false);
         for item in [100, 200, 300] {
             lanes.arrive(&a, item);
         }
@@ -216,7 +223,7 @@ mod tests {
     #[test]
     fn nothing_is_handed_back_past_an_earlier_one_of_its_moment() {
         let a = "a".into();
-        let mut lanes = Lanes::new(2, false);
+        let mut lanes = lanes(2, false);
         for item in [100, 200, 201] {
             lanes.arrive(&a, item);
         }
@@ -237,7 +244,7 @@ mod tests {
     fn what_had_to_stay_is_handed_back_when_nothing_of_its_moment_is_handled() {
         let a = "a".into();
         for merges in [false, true] {
-            let mut lanes = Lanes::new(2, merges);
+            let mut lanes = lanes(2, merges);
             for item in 100..105 {
                 assert!(!matches!(lanes.arrive(&a, item), Arrival::Full(_)));
             }
@@ -250,7 +257,7 @@ mod tests {
     #[test]
     fn those_that_go_along_are_the_next_ones_and_can_be_put_back() {
         let a = "a".into();
-        let mut lanes = Lanes::new(9, false);
+        let mut lanes = lanes(9, false);
         for item in 1..=5 {
             lanes.arrive(&a, item);
         }
@@ -263,7 +270,7 @@ mod tests {
     #[test]
     fn what_is_handed_back_comes_again_at_the_pace_of_its_lane() {
         let (a, now) = ("a".into(), Instant::now());
-        let mut lanes: Lanes<i32> = Lanes::new(25, true);
+        let mut lanes = lanes(25, true);
         let each = Duration::from_millis(40);
         assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + each);
         assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + 2 * each);
@@ -271,7 +278,10 @@ mod tests {
         lanes.overflow("a", Duration::from_secs(2));
         let each_now = Duration::from_millis(80);
         assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + 2 * each + each_now);
-        let later = now + Duration::from_mins(1);
+        lanes.overflow("a", Duration::from_hours(2));
+        assert_eq!(lanes.wait(&a, now), Duration::from_mins(5), "however long it took");
+        lanes.overflow("a", Duration::from_secs(2));
+        let later = now + Duration::from_mins(6);
         assert_eq!(lanes.wait(&a, later), SHORTEST_WAIT + each_now, "they have all come");
     }
 
@@ -280,7 +290,7 @@ mod tests {
         fn nothing_is_lost_doubled_overtaken_or_handled_twice_at_once(
             steps in proptest::collection::vec((0_u8..4, any::<bool>()), 0..300),
         ) {
-            let mut lanes = Lanes::new(300, false);
+            let mut lanes = lanes(300, false);
             let mut handling = [None; 4];
             let (mut arrived, mut ended) = ([0; 4], [0; 4]);
             for (lane, arrives) in steps {

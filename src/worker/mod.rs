@@ -110,7 +110,11 @@ pub async fn run(
         keyring,
         work_queue: config.broker.topology.work_queue(),
         publisher: Publisher::new(config.broker.broker.clone(), PUBLISH_WIDTH),
-        lanes: Mutex::new(Lanes::new(lane_limit(&config), config.worker.merges)),
+        lanes: Mutex::new(Lanes::new(
+            lane_limit(&config),
+            config.worker.merges,
+            config.retry.max_uncounted_delay,
+        )),
         ledger,
         gate: Gate::new(&config),
         fuse: Mutex::default(),

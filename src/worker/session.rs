@@ -23,6 +23,8 @@ const GATHER: Duration = Duration::from_millis(200);
 const LOOKS_A_COUNT: u32 = 3;
 /// A session that lives so long takes more, whatever becomes of what it took: that may have to wait.
 const LIVED: Duration = Duration::from_secs(5);
+/// Every so many looks the work queue is bound again.
+const LOOKS_A_BINDING: u32 = 5;
 /// So many looks in a row at messages that wait while we have nothing: we are forgotten.
 const LOOKS_STARVED: u32 = 3;
 
@@ -152,22 +154,24 @@ async fn open(worker: &Worker) -> Result<Session, OpenError> {
 /// Looks that the queues are there, waits to be the active relay, and looks what operators have
 /// ordered.
 async fn prepare(worker: &Worker, link: &Link) -> Result<Watch, OpenError> {
-    ensure_topology(worker, link).await?;
+    let may_bind = ensure_topology(worker, link).await?;
     start::claim(worker, link).await?;
-    let watch = Watch::open(link, &worker.config.broker.topology).await?;
+    let watch = Watch::open(link, &worker.config.broker.topology, may_bind).await?;
     let fuse_orders = worker.fuse_orders.load(Ordering::SeqCst);
     obey(worker, watch.look().await?, fuse_orders);
     Ok(watch)
 }
 
-async fn ensure_topology(worker: &Worker, link: &Link) -> Result<(), OpenError> {
+/// Whether we may bind the work queue to the exchange.
+async fn ensure_topology(worker: &Worker, link: &Link) -> Result<bool, OpenError> {
     let broker = &worker.config.broker;
     let findings = match broker.declare {
         Declare::Apply => topology::apply(link, &broker.topology).await?,
         Declare::Check => topology::check(link, &broker.topology).await?,
     };
+    let may_bind = topology::is_bound(&findings, &broker.topology);
     let faults: Vec<Finding> = findings.into_iter().filter(Finding::is_fault).collect();
-    if faults.is_empty() { Ok(()) } else { Err(OpenError::Topology(faults)) }
+    if faults.is_empty() { Ok(may_bind) } else { Err(OpenError::Topology(faults)) }
 }
 
 #[derive(PartialEq, Eq)]
@@ -356,6 +360,11 @@ async fn keep_watch(worker: &Worker, watch: &Watch) -> String {
             worker.vitals.note(|seen| seen.depths = depths.ok());
         }
         tokio::time::sleep(LOOK).await;
+        if look % LOOKS_A_BINDING == LOOKS_A_BINDING - 1
+            && let Err(error) = watch.bind_again().await
+        {
+            return error.to_string();
+        }
         let fuse_orders = worker.fuse_orders.load(Ordering::SeqCst);
         let seen = match watch.look().await {
             Ok(seen) => seen,

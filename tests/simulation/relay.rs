@@ -136,16 +136,11 @@ pub(super) enum Step {
 }
 
 impl Relay {
-    pub(super) fn new(
-        identity: usize,
-        gate: Gate,
-        credentials: u64,
-        (lane, merges): (usize, bool),
-    ) -> Relay {
+    pub(super) fn new(identity: usize, gate: Gate, credentials: u64, lanes: Lanes<Item>) -> Relay {
         Relay {
             identity,
             gate,
-            lanes: Lanes::new(lane, merges),
+            lanes,
             visits: BTreeMap::new(),
             tickets: HashMap::new(),
             control: None,

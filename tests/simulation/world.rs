@@ -12,6 +12,7 @@ use customer_relay::domain::controls::ControlCalls;
 use customer_relay::domain::faults::FaultPolicy;
 use customer_relay::domain::field::{Field, PerField};
 use customer_relay::domain::gate::{Gate, GatePolicy};
+use customer_relay::domain::lanes::Lanes;
 use customer_relay::domain::outcome::Outcome;
 use customer_relay::domain::update::Update;
 use customer_relay::domain::version::{EventRef, Place};
@@ -188,11 +189,13 @@ impl World {
         let outage = OutagePolicy { first_probe: seconds(1), max_probe_interval: seconds(30) };
         let (patience, longest) = (seconds(10), self.config.outage.hold);
         let faults = FaultPolicy { threshold: 3, patience, longest };
+        let longest = self.config.retry.max_uncounted_delay;
         let Setting { in_flight, control_calls, prefetch, has_probe, merges, .. } = self.setting;
         let probe = self.update(&customer(PROBE), PROBE_VALUE, &FIELDS);
         let probe = has_probe.then(|| Arc::new(probe.expect("fields that our rules take")));
         let gate = Gate::new(GatePolicy { outage, faults, control_calls, in_flight }, probe);
-        Relay::new(identity, gate, self.credentials, ((prefetch / 4).max(1), merges))
+        let lanes = Lanes::new((prefetch / 4).max(1), merges, longest);
+        Relay::new(identity, gate, self.credentials, lanes)
     }
 
     pub(super) fn instant(&self) -> Instant {

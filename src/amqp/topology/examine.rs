@@ -1,6 +1,7 @@
 //! The queues as they are at the broker: declared, compared, counted.
 
 use std::fmt;
+use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
@@ -30,6 +31,8 @@ pub enum State {
     Differs(String),
     /// There, but the broker lets us compare nothing.
     NotCompared(String),
+    /// Nobody lets us see whether it is there.
+    NotSeen(String),
 }
 
 impl Finding {
@@ -56,6 +59,11 @@ impl fmt::Display for Finding {
                  broker.exchange) to another name"
             ),
             State::NotCompared(why) => write!(f, "{subject}: present, not compared ({why})"),
+            State::NotSeen(why) => write!(
+                f,
+                "{subject}: nobody has looked ({why}); if events do not come, ask the broker's operators \
+                 for it"
+            ),
         }
     }
 }
@@ -91,6 +99,33 @@ async fn look(link: &Link, queue: &str) -> Result<Option<lapin::Queue>, AmqpErro
             _ => Err(error),
         },
     }
+}
+
+fn binding(topology: &Topology) -> String {
+    let Topology { exchange, routing_key, .. } = topology;
+    format!("binding {exchange} --{routing_key}--> {}", topology.work_queue())
+}
+
+/// Whether we could bind the work queue to the exchange, and so may do it again.
+pub fn is_bound(findings: &[Finding], topology: &Topology) -> bool {
+    let binding = binding(topology);
+    findings.iter().any(|one| one.subject == binding && one.state == State::Present)
+}
+
+/// Binds the work queue to the exchange, if it is not bound.
+pub async fn bind(
+    channel: &Channel,
+    topology: &Topology,
+    limit: Duration,
+) -> Result<(), AmqpError> {
+    let bind = channel.queue_bind(
+        topology.work_queue().as_str().into(),
+        topology.exchange.as_str().into(),
+        topology.routing_key.as_str().into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    within(limit, "bind the work queue", bind).await
 }
 
 async fn examine(
@@ -169,23 +204,14 @@ impl Examiner<'_> {
     }
 
     async fn bind(&mut self, topology: &Topology) -> Result<Finding, AmqpError> {
-        let Topology { exchange, routing_key, .. } = topology;
-        let work = topology.work_queue();
-        let subject = format!("binding {exchange} --{routing_key}--> {work}");
+        let subject = binding(topology);
         if !self.create {
             let why = "AMQP cannot look at bindings".to_owned();
-            return Ok(Finding { subject, state: State::NotCompared(why) });
+            return Ok(Finding { subject, state: State::NotSeen(why) });
         }
-        let bind = self.channel.queue_bind(
-            work.as_str().into(),
-            exchange.as_str().into(),
-            routing_key.as_str().into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        let bound = within(self.link.limit, "bind the work queue", bind).await;
+        let bound = bind(&self.channel, topology, self.link.limit).await;
         let state = match self.refusal(bound).await? {
-            Some(Refusal::Forbidden(why)) => State::NotCompared(why),
+            Some(Refusal::Forbidden(why)) => State::NotSeen(why),
             refusal => state_after(refusal),
         };
         Ok(Finding { subject, state })

@@ -10,7 +10,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::domain::retry::{Tier, Tiers};
-pub use examine::{Finding, State, apply, check, consumers, depth};
+pub use examine::{Finding, State, apply, bind, check, consumers, depth, is_bound};
 
 /// After this many crashes or lost connections a message goes to the dead-letter queue, if no relay can
 /// read it.
