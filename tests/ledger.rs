@@ -38,7 +38,8 @@ Broker:
     a_standby_with_another_ledger_or_none_waits_too,
     a_locked_ledger_stops_calls_and_acks_until_it_is_free,
     a_damaged_ledger_is_refused_with_a_way_out,
-    a_ledger_and_its_directory_are_nobody_elses;
+    a_ledger_and_its_directory_are_nobody_elses,
+    a_ledger_whose_files_are_deleted_stops_calls_and_acks;
 Postgres:
     an_event_id_that_no_text_of_a_database_holds_stops_no_other_event,
     a_relay_that_is_killed_leaves_its_customers_to_the_others,
@@ -577,6 +578,46 @@ async fn a_damaged_ledger_is_refused_with_a_way_out(context: Context) -> Result<
     let output = relay.output();
     assert!(output.contains("is damaged or no ledger"), "{output}");
     assert!(output.contains("RUNBOOK.md"), "{output}");
+    bed.finish().await
+}
+
+async fn a_ledger_whose_files_are_deleted_stops_calls_and_acks(context: Context) -> Result<()> {
+    let mut bed = context.bed().await?;
+    // What came after the backup may be older than what is lost.
+    bed.settings.set("ledger.in_doubt", "send");
+    let ledger = bed.state().join("ledger.db");
+    let backup = bed.state().join("backup.db");
+    let path =
+        |path: &std::path::Path| path.to_str().expect("a temporary path is UTF-8").to_owned();
+    let (ledger, backup) = (path(&ledger), path(&backup));
+    for deleted in ["-wal", ""] {
+        let relay = bed.start_relay().await?;
+        let customer = |name: &str| format!("{name}{deleted}");
+        let event = |name: &str| bed.event(name, &customer(name), &json!({"city": "Kochi"}));
+        bed.publish(&event("BEFORE")).await?;
+        bed.applied(&customer("BEFORE"), 1).await?;
+        let (code, out, err) = bed.settings.command(&["ledger", "backup", &backup], b"").await?;
+        ensure!(code == 0, "{out}{err}");
+        std::fs::remove_file(format!("{ledger}{deleted}"))?;
+        bed.publish(&event("AFTER")).await?;
+        eventually("a word of it", LIMIT, || async {
+            let output = relay.output();
+            let is_said = output.contains("the ledger fails") && output.contains("deleted it");
+            Ok(is_said.then_some(()))
+        })
+        .await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        ensure!(bed.simulator.requests(&customer("AFTER")).await?.is_empty(), "a call");
+        assert_eq!(bed.queues.depth(&bed.queue("work")).await?, 0, "it is in hand");
+        crate::support::relay::stop(relay).await?;
+        let restore = ["ledger", "restore", &backup, "--yes"];
+        let (code, out, err) = bed.settings.command(&restore, b"").await?;
+        ensure!(code == 0, "{out}{err}");
+        let relay = bed.start_relay().await?;
+        bed.applied(&customer("AFTER"), 1).await?;
+        crate::support::relay::stop(relay).await?;
+        std::fs::remove_file(&backup)?;
+    }
     bed.finish().await
 }
 

@@ -304,7 +304,7 @@ fn take_log_in(ledger: &Path) -> Result<(), Fault> {
     old.close().map_err(|(_, error)| error.into())
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

@@ -6,6 +6,7 @@ mod fault;
 mod inspect;
 mod number;
 mod open;
+mod place;
 mod rows;
 mod tasks;
 
@@ -29,6 +30,7 @@ use crate::domain::doubt::Gap;
 use crate::domain::packed::Unreadable;
 use crate::domain::row::Row;
 use fault::Fault;
+use place::Place;
 
 /// A ledger file, open.
 #[derive(Clone, Debug)]
@@ -37,6 +39,7 @@ pub(super) struct Sqlite(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    place: Place,
     /// Operators' questions; opened for the first of them. Closed before the other one: only one
     /// that may write can write the log of changes back and remove it.
     reader: Mutex<Option<Connection>>,
@@ -69,7 +72,8 @@ impl Sqlite {
         blocking(move || {
             let (writer, lock) = open(&path)?;
             let (reader, writer) = (Mutex::default(), Mutex::new(writer));
-            Ok(Sqlite(Arc::new(Shared { path, reader, writer, _lock: lock })))
+            let place = Place::default();
+            Ok(Sqlite(Arc::new(Shared { path, place, reader, writer, _lock: lock })))
         })
         .await
     }
@@ -82,6 +86,7 @@ impl Sqlite {
         Box::pin(blocking(move || {
             // SQLite itself undoes what a panic left half done.
             let mut writer = shared.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.place.check(&shared.path)?;
             act(&mut writer).map_err(|fault| fault.explained(&shared.path))
         }))
     }
