@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use futures_util::stream::{ReadyChunks, SelectAll};
+use futures_util::stream::{self, BoxStream, ReadyChunks, SelectAll};
+use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer};
 use opentelemetry::Context;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -152,11 +152,18 @@ pub struct Deliveries {
     one_ended: Arc<Notify>,
     /// What has come already, by the number that the channel gave it.
     came: BTreeMap<u64, lapin::message::Delivery>,
+    /// A consumer has come to its end.
+    is_one_over: bool,
+    /// All consumers are to end.
+    is_cancelling: bool,
     session: CancellationToken,
 }
 
 /// All at once what has come: whatever the broker sent before something that is here is here as well.
-type Consumers = ReadyChunks<SelectAll<Consumer>>;
+type Consumers = ReadyChunks<SelectAll<BoxStream<'static, Came>>>;
+
+/// A delivery, or nothing: the consumer's end.
+type Came = Option<lapin::Result<lapin::message::Delivery>>;
 
 fn no_consumers() -> Consumers {
     SelectAll::new().ready_chunks(u16::MAX.into())
@@ -182,6 +189,8 @@ impl Deliveries {
                 ended: 0,
                 one_ended: Arc::default(),
                 came: BTreeMap::new(),
+                is_one_over: false,
+                is_cancelling: false,
                 session: CancellationToken::new(),
             }),
             Err(error) => {
@@ -208,7 +217,9 @@ impl Deliveries {
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
-        self.consumers.get_mut().push(within(self.link.limit, "consume", consume).await?);
+        let consumer = within(self.link.limit, "consume", consume).await?;
+        let end = stream::once(std::future::ready(None));
+        self.consumers.get_mut().push(consumer.map(Some).chain(end).boxed());
         self.tags.push(tag);
         self.granted += usize::from(more);
         Ok(())
@@ -221,8 +232,16 @@ impl Deliveries {
         }
         while self.came.is_empty() {
             for came in self.consumers.next().await.ok_or(SessionEnd(None))? {
+                let Some(came) = came else {
+                    self.is_one_over = true;
+                    continue;
+                };
                 let message = came.map_err(|error| SessionEnd(Some(error)))?;
                 self.came.insert(message.delivery_tag, message);
+            }
+            // The broker has cancelled it; to have fewer than were asked for is no session.
+            if self.is_one_over && !self.is_cancelling && self.came.is_empty() {
+                return Err(SessionEnd(None));
             }
         }
         let (_, message) = self.came.pop_first().expect("something has come");
@@ -259,6 +278,7 @@ impl Deliveries {
         if self.tags.is_empty() {
             return last;
         }
+        self.is_cancelling = true;
         for tag in &self.tags {
             let cancel = self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
             if let Err(error) = within(self.link.limit, "cancel a consumer", cancel).await {
@@ -271,6 +291,7 @@ impl Deliveries {
         }
         (self.consumers, self.granted) = (no_consumers(), 0);
         self.tags.clear();
+        (self.is_one_over, self.is_cancelling) = (false, false);
         self.strays.push(std::mem::take(&mut self.crop));
         let (strays, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.strays)
             .into_iter()

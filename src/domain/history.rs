@@ -60,8 +60,8 @@ pub struct History {
     /// When a call failed that was not counted, because no proof told whose fault it was; the first
     /// one since the last attempt.
     pub unproven_since: Option<Timestamp>,
-    /// How often it came back from whoever had it in hand, since an attempt last came to its end: a call
-    /// of theirs may be under way.
+    /// How often it came back from whoever had it in hand, since they last told what came of it: a call
+    /// of theirs may be under way. Who hands it back knows of no more than one.
     pub returns: u32,
     /// Whether it would be given up, had any other customer's call gone well meanwhile.
     pub unwitnessed: bool,

@@ -109,14 +109,16 @@ impl Verdict {
 
     /// Unprocessed, to come again soon as if it had not come at all.
     pub fn hand_back(tiers: &Tiers, history: History) -> Verdict {
-        let history = History { unwitnessed: false, ..history };
+        let history = History { unwitnessed: false, returns: history.returns.min(1), ..history };
         Verdict::Wait { tier: tiers.shortest(), history }
     }
 
     /// The same, to come again only after a while: until then there is no room for it.
     pub fn hand_back_for(tiers: &Tiers, history: History, wait: Duration) -> Verdict {
-        let history = History { unwitnessed: false, waits: Some(wait), ..history };
-        Verdict::Wait { tier: tiers.at_least(wait), history }
+        let tier = tiers.at_least(wait);
+        let waits = (wait < tier.delay()).then_some(wait);
+        let returns = history.returns.min(1);
+        Verdict::Wait { tier, history: History { unwitnessed: false, waits, returns, ..history } }
     }
 
     /// A delivery that comes before its time.
@@ -124,7 +126,7 @@ impl Verdict {
         let not_before = Some(NotBefore::after(now, remaining));
         Verdict::Wait {
             tier: tiers.at_least(remaining),
-            history: History { not_before, ..history },
+            history: History { not_before, returns: history.returns.min(1), ..history },
         }
     }
 

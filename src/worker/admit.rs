@@ -59,6 +59,10 @@ impl Waiting for Box<Admitted> {
     fn moment(&self) -> Option<u64> {
         self.event.moment()
     }
+
+    fn is_gone(&self) -> bool {
+        self.delivery.is_forgotten()
+    }
 }
 
 /// A delivery that ends without a call.

@@ -192,11 +192,7 @@ impl Worker {
                 match self.with_lanes(|lanes| lanes.arrive(&customer, admitted)) {
                     Arrival::Starts(admitted) => self.start_lane(admitted),
                     Arrival::Waits => {}
-                    Arrival::Full(back) => {
-                        let worker = Arc::clone(self);
-                        let back = async move { worker.hand_back_for_lack_of_room(back).await };
-                        self.tasks.spawn(back);
-                    }
+                    Arrival::Full => self.spawn_hand_back(customer),
                 }
             }
             Err(ended) => {
@@ -248,8 +244,9 @@ impl Worker {
             let began = clock::instant();
             self.handle(admitted).await;
             let took = clock::instant().saturating_duration_since(began);
-            let over = self.with_lanes(|lanes| lanes.overflow(&customer, took));
-            Box::pin(self.hand_back_for_lack_of_room(over)).await;
+            if self.with_lanes(|lanes| lanes.overflow(&customer, took)) {
+                self.spawn_hand_back(Arc::clone(&customer));
+            }
             next = self.with_lanes(|lanes| lanes.finish(&customer));
         }
     }
@@ -332,15 +329,22 @@ impl Worker {
         }
     }
 
-    /// One after the other.
-    async fn hand_back_for_lack_of_room(&self, all: impl IntoIterator<Item = Box<Admitted>>) {
-        for admitted in all {
-            let now = clock::instant();
-            let wait = self.with_lanes(|lanes| lanes.wait(&admitted.customer, now));
-            let history = admitted.history.clone();
-            let verdict = Verdict::hand_back_for(&self.config.retry.tiers, history, wait);
-            self.end_unseen(admitted, verdict).await;
-        }
+    /// Hands back what a lane has no room for, one after the other, so that none overtakes.
+    fn spawn_hand_back(self: &Arc<Self>, customer: Arc<str>) {
+        let worker = Arc::clone(self);
+        self.tasks.spawn(async move {
+            while let Some(admitted) = worker.with_lanes(|lanes| lanes.next_back(&customer)) {
+                worker.hand_back_for_lack_of_room(admitted).await;
+            }
+        });
+    }
+
+    async fn hand_back_for_lack_of_room(&self, admitted: Box<Admitted>) {
+        let now = clock::instant();
+        let wait = self.with_lanes(|lanes| lanes.wait(&admitted.customer, now));
+        let history = admitted.history.clone();
+        let verdict = Verdict::hand_back_for(&self.config.retry.tiers, history, wait);
+        self.end_unseen(admitted, verdict).await;
     }
 
     /// The customer's row cannot be read: its events wait, the others' go on.

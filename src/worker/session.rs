@@ -266,6 +266,7 @@ impl Supply<'_> {
     async fn change(&mut self, wanted: Intake) {
         let before = self.wanted.replace(wanted);
         for delivery in self.deliveries.cancel().await {
+            self.note(&delivery);
             self.worker.begin(delivery);
         }
         self.is_told = false;

@@ -22,7 +22,7 @@ fn setting(dice: &mut StdRng) -> Setting {
         merges: dice.random_bool(0.5),
         control_calls: ControlCalls::Applied,
         has_probe: false,
-        prefetch: dice.random_range(4..20),
+        prefetch: dice.random_range(8..24),
         in_flight: dice.random_range(1..6),
         max_attempts: 4,
         bad: Vec::new(),

@@ -1,6 +1,8 @@
 //! A relay: carries out what its turns say, as the worker does, one thing at a time.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ pub(super) struct Item {
     pub(super) tag: u64,
     pub(super) number: usize,
     session: u64,
+    /// The relay's session, as it goes on.
+    now: Rc<Cell<u64>>,
     event: Event,
 }
 
@@ -50,6 +54,10 @@ impl Carrier for Item {
 impl Waiting for Item {
     fn moment(&self) -> Option<u64> {
         self.event.moment()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.session != self.now.get()
     }
 }
 
@@ -112,13 +120,15 @@ pub(super) struct Relay {
     pub(super) identity: usize,
     pub(super) gate: Gate,
     lanes: Lanes<Item>,
+    /// Whose events a lane had no room for are handed back.
+    hands_back: Vec<Arc<str>>,
     visits: BTreeMap<u64, Visit>,
     tickets: HashMap<Ticket, u64>,
     control: Option<ControlCall>,
     control_again_at: Duration,
     /// The number of the credentials that it signs with.
     pub(super) credentials: u64,
-    session: u64,
+    session: Rc<Cell<u64>>,
     /// It takes no more, and calls that last longer than this are cut.
     cut_at: Option<Duration>,
 }
@@ -133,6 +143,7 @@ pub(super) enum Step {
     BeginControl,
     EndControl,
     Restart,
+    HandBack(usize),
 }
 
 impl Relay {
@@ -141,12 +152,13 @@ impl Relay {
             identity,
             gate,
             lanes,
+            hands_back: Vec::new(),
             visits: BTreeMap::new(),
             tickets: HashMap::new(),
             control: None,
             control_again_at: Duration::ZERO,
             credentials,
-            session: 0,
+            session: Rc::default(),
             cut_at: None,
         }
     }
@@ -185,9 +197,12 @@ impl Relay {
                     format!("{} {:?}", visit.customer, visit.doing).chars().take(60).collect()
                 })
             }
-            Step::Take | Step::Admit | Step::BeginControl | Step::EndControl | Step::Restart => {
-                String::new()
-            }
+            Step::Take
+            | Step::Admit
+            | Step::BeginControl
+            | Step::EndControl
+            | Step::Restart
+            | Step::HandBack(_) => String::new(),
         }
     }
 
@@ -213,7 +228,9 @@ impl World {
         let now = self.instant();
         let mut steps = Vec::new();
         let is_stopping = relay.cut_at.is_some();
-        if is_stopping && relay.visits.is_empty() && relay.control.is_none() {
+        steps.extend((0..relay.hands_back.len()).map(Step::HandBack));
+        let is_at_rest = relay.visits.is_empty() && relay.hands_back.is_empty();
+        if is_stopping && is_at_rest && relay.control.is_none() {
             steps.push(Step::Restart);
         }
         let allowed = match relay.gate.intake() {
@@ -245,7 +262,10 @@ impl World {
             let is_waiting =
                 matches!(&visit.doing, Doing::Passing(_) | Doing::Act(Action::Wait(_)));
             if is_waiting
-                && visit.turn.as_ref().is_some_and(|turn| turn.first().session != relay.session)
+                && visit
+                    .turn
+                    .as_ref()
+                    .is_some_and(|turn| turn.first().session != relay.session.get())
             {
                 steps.push(Step::Forget(*id));
             }
@@ -320,6 +340,7 @@ impl World {
             Step::BeginControl => self.begin_control(index)?,
             Step::EndControl => self.end_control(index)?,
             Step::Restart => self.restart(index)?,
+            Step::HandBack(place) => self.hand_back_next(index, place)?,
         }
         let (now, instant) = (self.now, self.instant());
         let relay = &mut self.relays[index];
@@ -369,11 +390,17 @@ impl World {
             goes_alone: false,
         };
         let relay = &mut self.relays[index];
-        let item = Item { tag, number, session: relay.session, event };
+        let item = Item {
+            tag,
+            number,
+            session: relay.session.get(),
+            now: Rc::clone(&relay.session),
+            event,
+        };
         match relay.lanes.arrive(&customer, item) {
             Arrival::Starts(item) => self.start(index, item),
             Arrival::Waits => {}
-            Arrival::Full(back) => self.hand_back_for_lack_of_room(index, back)?,
+            Arrival::Full => relay.hands_back.push(customer),
         }
         Ok(())
     }
@@ -508,7 +535,7 @@ impl World {
                     }
                     read = Some(again);
                 }
-                let session = relay.session;
+                let session = relay.session.get();
                 let may = |item: &Item| item.event.may_merge() && item.session == session;
                 let joined =
                     if joins { relay.lanes.take_along(&customer, may) } else { Vec::new() };
@@ -571,7 +598,7 @@ impl World {
                 return Ok(());
             }
             (Ok(group), _) => {
-                let session = relay.session;
+                let session = relay.session.get();
                 let row = group.changed_row().cloned();
                 let members = group.members.into_iter().map(|member| member.carrier);
                 let others = members.filter(|item| item.session == session).collect();
@@ -582,7 +609,7 @@ impl World {
                 let mut items = vec![head];
                 items.extend(relay.lanes.take_waiting(&customer));
                 for item in items {
-                    self.end_unseen(index, item)?;
+                    self.end_unseen(item)?;
                 }
             }
             (Err(_), Ending::GiveUp) => {}
@@ -591,27 +618,26 @@ impl World {
         self.leave(index, id)
     }
 
-    fn hand_back_for_lack_of_room(
-        &mut self,
-        index: usize,
-        items: impl IntoIterator<Item = Item>,
-    ) -> Result<()> {
-        for item in items {
-            let now = self.instant();
-            let wait = self.relays[index].lanes.wait(&item.event.customer, now);
-            let history = item.event.history.clone();
-            let verdict = Verdict::hand_back_for(&self.config.retry.tiers, history, wait);
-            self.end_without_turn(index, item, verdict)?;
-        }
-        Ok(())
+    /// One of those that a lane has no room for.
+    fn hand_back_next(&mut self, index: usize, place: usize) -> Result<()> {
+        let (now, relay) = (self.instant(), &mut self.relays[index]);
+        let customer = Arc::clone(&relay.hands_back[place]);
+        let Some(item) = relay.lanes.next_back(&customer) else {
+            relay.hands_back.remove(place);
+            return Ok(());
+        };
+        let wait = relay.lanes.wait(&customer, now);
+        let history = item.event.history.clone();
+        let verdict = Verdict::hand_back_for(&self.config.retry.tiers, history, wait);
+        self.end_without_turn(item, verdict)
     }
 
     fn leave(&mut self, index: usize, id: u64) -> Result<()> {
         let relay = &mut self.relays[index];
         let visit = relay.visits.remove(&id).context("an unknown turn")?;
-        let over = relay.lanes.overflow(&visit.customer, self.now - visit.began);
-        self.hand_back_for_lack_of_room(index, over)?;
-        let relay = &mut self.relays[index];
+        if relay.lanes.overflow(&visit.customer, self.now.saturating_sub(visit.began)) {
+            relay.hands_back.push(Arc::clone(&visit.customer));
+        }
         if let Some(next) = relay.lanes.finish(&visit.customer) {
             self.start(index, next);
         }
@@ -624,7 +650,7 @@ impl World {
         let (customer, lease) = (Arc::clone(&visit.customer), visit.lease);
         let fact = match settling.next {
             settlement::Action::Publish(end) => {
-                if self.carry_out(index, settling.settlement.end(end))? {
+                if self.carry_out(settling.settlement.end(end))? {
                     settlement::Input::Published
                 } else {
                     settlement::Input::Forgotten
@@ -660,9 +686,9 @@ impl World {
     }
 
     /// Publishes what an end asks for; false if the delivery was forgotten before.
-    fn carry_out(&mut self, index: usize, end: &End<Item>) -> Result<bool> {
+    fn carry_out(&mut self, end: &End<Item>) -> Result<bool> {
         let item = &end.carrier;
-        let is_forgotten = item.session != self.relays[index].session;
+        let is_forgotten = item.is_gone();
         match end.publication() {
             Publication::None => {}
             Publication::Retry(..) | Publication::DeadLetter(_) if is_forgotten => {
@@ -695,14 +721,14 @@ impl World {
     }
 
     /// Ends an event without its turn.
-    fn end_unseen(&mut self, index: usize, item: Item) -> Result<()> {
+    fn end_unseen(&mut self, item: Item) -> Result<()> {
         let verdict = Verdict::hand_back(&self.config.retry.tiers, item.event.history.clone());
-        self.end_without_turn(index, item, verdict)
+        self.end_without_turn(item, verdict)
     }
 
-    fn end_without_turn(&mut self, index: usize, item: Item, verdict: Verdict) -> Result<()> {
+    fn end_without_turn(&mut self, item: Item, verdict: Verdict) -> Result<()> {
         let end = End::unsent(item, verdict, None);
-        if self.carry_out(index, &end)? {
+        if self.carry_out(&end)? {
             self.broker.ack(end.carrier.tag);
         }
         Ok(())
@@ -774,7 +800,8 @@ impl World {
 
     /// The connection to the broker is lost: what is in hand is forgotten as soon as it can be.
     pub(super) fn lose_session(&mut self, index: usize) {
-        self.relays[index].session += 1;
+        let session = &self.relays[index].session;
+        session.set(session.get() + 1);
         self.forget_deliveries(index);
     }
 
