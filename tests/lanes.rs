@@ -104,6 +104,16 @@ fn handed_back(output: &str) -> Result<usize> {
     Ok(count.parse()?)
 }
 
+/// How many events wait, in the work queue or a retry tier.
+async fn waiting(bed: &Bed) -> Result<u32> {
+    let (work, tiers) = bed.ways().await?;
+    let mut waiting = bed.queues.depth(&work).await?;
+    for tier in &tiers {
+        waiting += bed.queues.depth(tier).await?;
+    }
+    Ok(waiting)
+}
+
 async fn a_hot_customers_events_come_again_at_its_own_pace(context: Context) -> Result<()> {
     let (hot, latency) = if is_long() { (10_000, "500ms") } else { (2000, "100ms") };
     let mut bed = context.bed_with(&["--latency", latency]).await?;
@@ -131,9 +141,8 @@ async fn a_hot_customers_events_come_again_at_its_own_pace(context: Context) -> 
         bed.publish(&bed.event(&other, &other, &json!({"city": "Kochi"}))).await?;
         bed.simulator.applied(&other, 1, LIMIT).await?;
         (others, slowest) = (others + 1, came.elapsed().max(slowest));
-        let depth = bed.queues.depth(&bed.queue("work")).await?;
         let is_last = bed.simulator.customer("HOT").await?["fields"]["address"] == last;
-        if depth == 0 && is_last {
+        if waiting(&bed).await? == 0 && is_last {
             break;
         }
         ensure!(began.elapsed() < LIMIT * 20, "no end");
@@ -176,12 +185,7 @@ async fn have(bed: &Bed, last: &[(String, Value)]) -> Result<()> {
                 return Ok(None);
             }
         }
-        let (work, tiers) = bed.ways().await?;
-        let mut waiting = bed.queues.depth(&work).await?;
-        for tier in &tiers {
-            waiting += bed.queues.depth(tier).await?;
-        }
-        Ok((waiting == 0).then_some(()))
+        Ok((waiting(bed).await? == 0).then_some(()))
     })
     .await?;
     for (customer, address) in last {
