@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream, ReadyChunks, SelectAll};
+use futures_util::stream::{self, BoxStream, SelectAll};
+use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -159,15 +159,10 @@ pub struct Deliveries {
     session: CancellationToken,
 }
 
-/// All at once what has come: whatever the broker sent before something that is here is here as well.
-type Consumers = ReadyChunks<SelectAll<BoxStream<'static, Came>>>;
+type Consumers = SelectAll<BoxStream<'static, Came>>;
 
 /// A delivery, or nothing: the consumer's end.
 type Came = Option<lapin::Result<lapin::message::Delivery>>;
-
-fn no_consumers() -> Consumers {
-    SelectAll::new().ready_chunks(u16::MAX.into())
-}
 
 /// Ten times what was measured to suffice.
 const ACK_PATIENCE: Duration = Duration::from_millis(300);
@@ -180,7 +175,7 @@ impl Deliveries {
                 link,
                 channel,
                 queue: queue.to_owned(),
-                consumers: no_consumers(),
+                consumers: SelectAll::new(),
                 tags: Vec::new(),
                 numbers: 0,
                 granted: 0,
@@ -219,7 +214,7 @@ impl Deliveries {
         );
         let consumer = within(self.link.limit, "consume", consume).await?;
         let end = stream::once(std::future::ready(None));
-        self.consumers.get_mut().push(consumer.map(Some).chain(end).boxed());
+        self.consumers.push(consumer.map(Some).chain(end).boxed());
         self.tags.push(tag);
         self.granted += usize::from(more);
         Ok(())
@@ -231,13 +226,11 @@ impl Deliveries {
             return std::future::pending().await;
         }
         while self.came.is_empty() {
-            for came in self.consumers.next().await.ok_or(SessionEnd(None))? {
-                let Some(came) = came else {
-                    self.is_one_over = true;
-                    continue;
-                };
-                let message = came.map_err(|error| SessionEnd(Some(error)))?;
-                self.came.insert(message.delivery_tag, message);
+            let came = self.consumers.next().await.ok_or(SessionEnd(None))?;
+            self.note(came)?;
+            // Whatever the broker sent before something that is here is here as well.
+            while let Some(Some(came)) = self.consumers.next().now_or_never() {
+                self.note(came)?;
             }
             // The broker has cancelled it; to have fewer than were asked for is no session.
             if self.is_one_over && !self.is_cancelling && self.came.is_empty() {
@@ -253,6 +246,15 @@ impl Deliveries {
             came: clock::instant(),
             context: Context::new(),
         })
+    }
+
+    fn note(&mut self, came: Came) -> Result<(), SessionEnd> {
+        match came {
+            Some(Ok(message)) => drop(self.came.insert(message.delivery_tag, message)),
+            Some(Err(error)) => return Err(SessionEnd(Some(error))),
+            None => self.is_one_over = true,
+        }
+        Ok(())
     }
 
     /// What has been asked for, and what else is still in hand.
@@ -289,7 +291,7 @@ impl Deliveries {
         while let Ok(Ok(delivery)) = tokio::time::timeout(self.link.limit, self.next()).await {
             last.push(delivery);
         }
-        (self.consumers, self.granted) = (no_consumers(), 0);
+        (self.consumers, self.granted) = (SelectAll::new(), 0);
         self.tags.clear();
         (self.is_one_over, self.is_cancelling) = (false, false);
         self.strays.push(std::mem::take(&mut self.crop));
