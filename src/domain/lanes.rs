@@ -349,6 +349,19 @@ mod tests {
     }
 
     #[test]
+    fn those_that_go_along_are_the_next_ones_and_can_be_put_back() {
+        let a = "a".into();
+        let mut lanes = lanes(9, false);
+        for item in 1..=5 {
+            lanes.arrive(&a, item);
+        }
+        let along = lanes.take_along("a", |item| *item != 4);
+        assert_eq!(along, [2, 3]);
+        lanes.put_back("a", along);
+        assert_eq!(lanes.take_waiting("a"), [2, 3, 4, 5]);
+    }
+
+    #[test]
     fn what_is_gone_takes_no_room() {
         let a = "a".into();
         let mut lanes = lanes(2, false);
