@@ -11,6 +11,7 @@ use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT};
 use crate::support::chaos::Fault;
 use crate::support::eventually;
+use crate::support::held;
 use crate::support::traffic::is_long;
 
 suite!(Broker:
@@ -107,11 +108,7 @@ fn handed_back(output: &str) -> Result<usize> {
 /// How many events wait, in the work queue or a retry tier.
 async fn waiting(bed: &Bed) -> Result<u32> {
     let (work, tiers) = bed.ways().await?;
-    let mut waiting = bed.queues.depth(&work).await?;
-    for tier in &tiers {
-        waiting += bed.queues.depth(tier).await?;
-    }
-    Ok(waiting)
+    held::ready(bed, &work, &tiers).await
 }
 
 async fn a_hot_customers_events_come_again_at_its_own_pace(context: Context) -> Result<()> {
@@ -125,7 +122,7 @@ async fn a_hot_customers_events_come_again_at_its_own_pace(context: Context) -> 
     let relay = bed.start_relay().await?;
     let mut events: Vec<Value> =
         (0..hot).map(|n| bed.event(&format!("hot-{n}"), "HOT", &number(n))).collect();
-    // Of one moment or not: how many of them tie decides nothing here.
+    // Each of a moment of its own.
     let first = Timestamp::now();
     for (n, event) in events.iter_mut().enumerate() {
         let time = first + Duration::from_micros(n as u64);
@@ -159,9 +156,9 @@ async fn a_hot_customers_events_come_again_at_its_own_pace(context: Context) -> 
     Ok(())
 }
 
-/// As many events of one moment, or of none, of each of some customers as overflow their lanes; then what
-/// `breaks`; the last one wins.
-async fn the_last_one_wins(bed: &Bed, time: Option<Timestamp>) -> Result<Vec<(String, Value)>> {
+/// Publishes more events of one moment, or of none, of each of some customers than their lanes hold; the
+/// value of the last one of each.
+async fn publish_bursts(bed: &Bed, time: Option<Timestamp>) -> Result<Vec<(String, Value)>> {
     const EACH: usize = 5;
     let mut last = Vec::new();
     for customer in (0..4).map(|n| format!("C{n}")) {
@@ -199,7 +196,7 @@ async fn after_a_kill(context: Context, time: Option<Timestamp>) -> Result<()> {
     let mut bed = context.bed_with(&["--latency", "300ms"]).await?;
     bed.settings.set("broker.prefetch", "8").set("order.missing", "arrival");
     bed.declare().await?;
-    let last = the_last_one_wins(&bed, time).await?;
+    let last = publish_bursts(&bed, time).await?;
     for _ in 0..2 {
         let relay = bed.start_relay().await?;
         eventually("a call under way", LIMIT, || async {
@@ -228,7 +225,7 @@ async fn of_events_of_one_moment_the_last_one_wins_after_a_lost_connection(
     bed.settings.set("broker.prefetch", "8");
     let proxy = proxied(&context, &mut bed).await?;
     let relay = bed.start_relay().await?;
-    let last = the_last_one_wins(&bed, Some(Timestamp::now())).await?;
+    let last = publish_bursts(&bed, Some(Timestamp::now())).await?;
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(200)).await;
         proxy.set(Fault::Reset).await;
