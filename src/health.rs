@@ -60,6 +60,8 @@ pub struct Reading {
     pub outage: Option<Kind>,
     /// Deliveries without an end yet.
     pub in_hand: u64,
+    /// How many there may be.
+    pub in_hand_at_most: u64,
     /// Calls under way.
     pub calls: usize,
     /// As last seen.
@@ -85,6 +87,7 @@ impl Reading {
         breaker: "closed",
         outage: None,
         in_hand: 0,
+        in_hand_at_most: 0,
         calls: 0,
         depths: None,
         out_of_step: None,

@@ -37,5 +37,4 @@ pub mod config;
 pub mod descriptors;
 pub mod health;
 pub mod pauses;
-pub mod stack;
 pub mod telemetry;

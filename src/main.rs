@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use customer_relay::cli::{self, Cli, Exit};
-use customer_relay::stack;
 use customer_relay::telemetry::panic;
 
 /// With glibc's, an event takes 7 % more CPU time.
@@ -12,7 +11,6 @@ use customer_relay::telemetry::panic;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    stack::make_room();
     panic::report_by_place(|| ());
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

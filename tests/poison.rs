@@ -43,13 +43,14 @@ async fn end(bed: Bed, relay: Process) -> Result<()> {
 
 /// Of a good event, and of one that becomes a dead letter and meets the operators' commands.
 async fn deeply_nested_headers_end_no_process(context: Context) -> Result<()> {
-    const LEVELS: usize = 6_000;
+    const LEVELS: usize = 20_000;
     let bed = context.bed().await?;
     let mut relay = bed.start_relay().await?;
     let url = context.broker().await?.url();
     for (id, customer, city) in [("e1", "C1", "Kochi"), ("e2", "C2", "New Delhi")] {
         let event = bed.event(id, customer, &json!({"city": city})).to_string();
-        publish_nested(&url, &bed.exchange(), LEVELS, event.as_bytes()).await?;
+        publish_nested(&url, (&bed.exchange(), "customer.updated"), LEVELS, event.as_bytes())
+            .await?;
     }
     bed.applied("C1", 1).await?;
     relay.line_with("dead letter", LIMIT).await?;

@@ -15,6 +15,8 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 
+use super::legible;
+
 /// What went wrong between us and the broker.
 #[derive(Debug, thiserror::Error)]
 pub enum AmqpError {
@@ -91,7 +93,7 @@ impl Broker {
     async fn connect_to(&self, address: &AMQPUri, purpose: &str) -> Result<Link, AmqpError> {
         let name = format!("customer-relay {} {purpose}", env!("CARGO_PKG_VERSION"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connection = Connection::connect_uri(address.clone(), properties);
+        let connection = legible::connect(address.clone(), properties);
         let connection = within(self.limit, "connect", connection).await?;
         Ok(Link { connection, limit: self.limit, address: place(address), turn: 0 })
     }

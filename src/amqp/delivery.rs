@@ -1,16 +1,17 @@
 //! Messages handed to us, each ended by exactly one ack.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, BoxStream, SelectAll};
-use futures_util::{FutureExt, StreamExt};
-use lapin::Channel;
+use futures_util::StreamExt;
+use futures_util::stream::Fuse;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Consumer};
 use opentelemetry::Context;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -138,8 +139,7 @@ pub struct Deliveries {
     link: Link,
     channel: Channel,
     queue: String,
-    consumers: Consumers,
-    tags: Vec<ShortString>,
+    consumers: Vec<Fuse<Consumer>>,
     /// Consumers so far: each has a tag of its own.
     numbers: u32,
     /// What the consumers may have in hand together.
@@ -150,19 +150,12 @@ pub struct Deliveries {
     /// Of those before them, how many have come to an end.
     ended: usize,
     one_ended: Arc<Notify>,
-    /// What has come already, by the number that the channel gave it.
-    came: BTreeMap<u64, lapin::message::Delivery>,
-    /// A consumer has come to its end.
-    is_one_over: bool,
+    /// What has come already, in the order in which the channel gave it.
+    came: VecDeque<Box<Message>>,
     /// All consumers are to end.
     is_cancelling: bool,
     session: CancellationToken,
 }
-
-type Consumers = SelectAll<BoxStream<'static, Came>>;
-
-/// A delivery, or nothing: the consumer's end.
-type Came = Option<lapin::Result<lapin::message::Delivery>>;
 
 /// Ten times what was measured to suffice.
 const ACK_PATIENCE: Duration = Duration::from_millis(300);
@@ -175,16 +168,14 @@ impl Deliveries {
                 link,
                 channel,
                 queue: queue.to_owned(),
-                consumers: SelectAll::new(),
-                tags: Vec::new(),
+                consumers: Vec::new(),
                 numbers: 0,
                 granted: 0,
                 crop: Arc::default(),
                 strays: Vec::new(),
                 ended: 0,
                 one_ended: Arc::default(),
-                came: BTreeMap::new(),
-                is_one_over: false,
+                came: VecDeque::new(),
                 is_cancelling: false,
                 session: CancellationToken::new(),
             }),
@@ -208,38 +199,23 @@ impl Deliveries {
         let tag = ShortString::from(format!("customer-relay-{}", self.numbers));
         let consume = self.channel.basic_consume(
             self.queue.as_str().into(),
-            tag.clone(),
+            tag,
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
-        let consumer = within(self.link.limit, "consume", consume).await?;
-        let end = stream::once(std::future::ready(None));
-        self.consumers.push(consumer.map(Some).chain(end).boxed());
-        self.tags.push(tag);
+        self.consumers.push(within(self.link.limit, "consume", consume).await?.fuse());
         self.granted += usize::from(more);
         Ok(())
     }
 
     /// The next delivery, or why there are no more. Waits for ever if none was asked for.
     pub async fn next(&mut self) -> Result<Delivery, SessionEnd> {
-        if self.tags.is_empty() {
-            return std::future::pending().await;
-        }
-        while self.came.is_empty() {
-            let came = self.consumers.next().await.ok_or(SessionEnd(None))?;
-            self.note(came)?;
-            // Whatever the broker sent before something that is here is here as well.
-            while let Some(Some(came)) = self.consumers.next().now_or_never() {
-                self.note(came)?;
-            }
-            // The broker has cancelled it; to have fewer than were asked for is no session.
-            if self.is_one_over && !self.is_cancelling && self.came.is_empty() {
-                return Err(SessionEnd(None));
-            }
-        }
-        let (_, message) = self.came.pop_first().expect("something has come");
+        let message = match self.came.pop_front() {
+            Some(message) => message,
+            None => std::future::poll_fn(|context| self.poll_came(context)).await?,
+        };
         Ok(Delivery {
-            message: Box::new(Message(message)),
+            message,
             _held: Held::new(&self.crop, &self.one_ended),
             session: self.session.clone(),
             limit: self.link.limit,
@@ -248,13 +224,34 @@ impl Deliveries {
         })
     }
 
-    fn note(&mut self, came: Came) -> Result<(), SessionEnd> {
-        match came {
-            Some(Ok(message)) => drop(self.came.insert(message.delivery_tag, message)),
-            Some(Err(error)) => return Err(SessionEnd(Some(error))),
-            None => self.is_one_over = true,
+    /// Takes all that has come to the consumers: whatever the broker sent before something that is here
+    /// is here as well.
+    fn poll_came(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Box<Message>, SessionEnd>> {
+        let (mut sources, mut over) = (0, 0);
+        for consumer in &mut self.consumers {
+            let before = self.came.len();
+            while let Poll::Ready(next) = consumer.poll_next_unpin(task) {
+                match next {
+                    Some(Ok(message)) => self.came.push_back(Box::new(Message(message))),
+                    Some(Err(error)) => return Poll::Ready(Err(SessionEnd(Some(error)))),
+                    None => {
+                        over += 1;
+                        break;
+                    }
+                }
+            }
+            sources += usize::from(self.came.len() > before);
         }
-        Ok(())
+        if sources > 1 {
+            self.came.make_contiguous().sort_by_key(|message| message.0.delivery_tag);
+        }
+        // To have fewer consumers than were asked for is no session.
+        let is_over = over > 0 && (!self.is_cancelling || over == self.consumers.len());
+        match self.came.pop_front() {
+            Some(message) => Poll::Ready(Ok(message)),
+            None if is_over => Poll::Ready(Err(SessionEnd(None))),
+            None => Poll::Pending,
+        }
     }
 
     /// What has been asked for, and what else is still in hand.
@@ -277,12 +274,13 @@ impl Deliveries {
     /// Asks the broker for no more deliveries, and returns those that were on their way.
     pub async fn cancel(&mut self) -> Vec<Delivery> {
         let mut last = Vec::new();
-        if self.tags.is_empty() {
+        if self.consumers.is_empty() {
             return last;
         }
         self.is_cancelling = true;
-        for tag in &self.tags {
-            let cancel = self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
+        for consumer in &self.consumers {
+            let tag = consumer.get_ref().tag();
+            let cancel = self.channel.basic_cancel(tag, BasicCancelOptions::default());
             if let Err(error) = within(self.link.limit, "cancel a consumer", cancel).await {
                 tracing::debug!(%error, "the consumer was gone already");
                 break;
@@ -291,9 +289,8 @@ impl Deliveries {
         while let Ok(Ok(delivery)) = tokio::time::timeout(self.link.limit, self.next()).await {
             last.push(delivery);
         }
-        (self.consumers, self.granted) = (SelectAll::new(), 0);
-        self.tags.clear();
-        (self.is_one_over, self.is_cancelling) = (false, false);
+        self.consumers.clear();
+        (self.granted, self.is_cancelling) = (0, false);
         self.strays.push(std::mem::take(&mut self.crop));
         let (strays, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.strays)
             .into_iter()

@@ -9,6 +9,7 @@ mod feed;
 mod frame;
 mod headers;
 pub mod ledger_id;
+mod legible;
 mod letter;
 mod lone;
 pub mod orders;

@@ -93,17 +93,17 @@ fn files_json(files: Budget, fault: Option<&str>) -> Value {
 }
 
 fn notes(config: &Config, files: Budget) -> Vec<String> {
-    const LARGEST_MESSAGE_MIB: u32 = 16;
-    let prefetch = u32::from(config.broker.prefetch);
-    let in_flight = u32::try_from(config.worker.in_flight).expect("the settings allow 2000");
-    let in_hand = prefetch.saturating_add(in_flight);
+    const LARGEST_MESSAGE_MIB: usize = 16;
+    let in_hand = config.in_hand_at_most();
     let fields = &config.rules.fields;
     let mut notes = vec![
         format!(
-            "memory: at most {in_hand} deliveries (broker.prefetch, worker.in_flight) of the broker's largest message at once; with \
-             RabbitMQ 4's default of {LARGEST_MESSAGE_MIB} MiB that is {} MiB; visitors of the admin \
-             port take {} MiB at worst",
-            in_hand.saturating_mul(LARGEST_MESSAGE_MIB),
+            "memory: at most {in_hand} deliveries (broker.prefetch, worker.in_flight) at once, of \
+             event.max_bytes {} MiB; larger messages are refused as they come: with RabbitMQ 4's \
+             limit of {LARGEST_MESSAGE_MIB} MiB all of them are {} MiB; visitors of the admin port take \
+             {} MiB at worst",
+            in_hand.saturating_mul(config.rules.max_bytes) / (1 << 20),
+            in_hand * LARGEST_MESSAGE_MIB,
             config.admin.max_connections * MAX_CONNECTION_KIB / 1024
         ),
         format!("{}, if run is started as this was", files.to_text()),
@@ -115,9 +115,9 @@ fn notes(config: &Config, files: Budget) -> Vec<String> {
     ];
     if usize::from(config.broker.prefetch) < config.worker.in_flight {
         notes.push(format!(
-            "broker.prefetch ({prefetch}) is below worker.in_flight ({}): calls cannot use their \
+            "broker.prefetch ({}) is below worker.in_flight ({}): calls cannot use their \
              limit",
-            config.worker.in_flight
+            config.broker.prefetch, config.worker.in_flight
         ));
     }
     notes

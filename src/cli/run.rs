@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::Exit;
 use crate::config::Config;
 use crate::descriptors::{self, Budget};
-use crate::stack;
 use crate::telemetry::{Exporters, Signals, Written, log, panic};
 use crate::worker;
 
@@ -34,7 +33,7 @@ pub(super) fn run(config: Config, environment: &[(String, String)]) -> anyhow::R
     // One thread: what there is to compute takes far less than the portal does, and of several each
     // would wake the others all the time. What waits for the disk has threads of its own.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().thread_stack_size(stack::SMALL).build()?;
+    let runtime = runtime.enable_all().build()?;
     let longest = config.worker.grace_period + config.broker.operation_timeout + FAREWELL;
     let last_resort = end_at_last(longest, lines.clone());
     let ended = runtime.block_on(async {

@@ -229,6 +229,11 @@ impl Config {
         reader.finish(config)
     }
 
+    /// How many deliveries may be in hand at once.
+    pub fn in_hand_at_most(&self) -> usize {
+        usize::from(self.broker.prefetch) + self.worker.in_flight
+    }
+
     /// How long the calls of one attempt can take: immediate retries begin within their budget, and
     /// a refused call is made once more with fresh credentials.
     pub fn longest_attempt(&self) -> Duration {
@@ -248,6 +253,9 @@ fn read(reader: &mut Reader<'_>, needs: Needs) -> Option<Config> {
         grace_period: reader.duration("worker.grace_period"),
         merges: reader.boolean("worker.merge"),
     };
+    if let (Some(broker), Some(rules)) = (&broker, &rules) {
+        bound_memory(reader, usize::from(broker.prefetch) + worker.in_flight, rules.max_bytes);
+    }
     let outage = outage(reader, worker.in_flight);
     let order_by = [("time", OrderBy::Time), ("sequence", OrderBy::Sequence)];
     let order_by = reader.choice("order.by", &order_by);
@@ -272,6 +280,19 @@ fn read(reader: &mut Reader<'_>, needs: Needs) -> Option<Config> {
         log,
         publisher_trace,
     })
+}
+
+fn bound_memory(reader: &mut Reader<'_>, deliveries: usize, max_bytes: usize) {
+    const KEY: &str = "worker.max_bytes_in_hand";
+    let allowed: usize = reader.integer(KEY, 1..=1 << 40);
+    let wanted = deliveries.saturating_mul(max_bytes);
+    if allowed < wanted {
+        let problem = format!(
+            "must hold event.max_bytes of broker.prefetch and worker.in_flight deliveries: {wanted} or \
+             more, or lower one of those"
+        );
+        reader.mistake(KEY, &problem);
+    }
 }
 
 fn ledger(reader: &mut Reader<'_>) -> Option<LedgerConfig> {

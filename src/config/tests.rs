@@ -57,6 +57,17 @@ fn deliveries_are_held_until_a_control_call_can_tell_something() {
 }
 
 #[test]
+fn what_may_be_in_hand_is_bounded_in_bytes() {
+    let settings = ["broker.prefetch=8", "worker.in_flight=2", "event.max_bytes=1000"];
+    let with = |bytes| [&settings[..], &[bytes]].concat();
+    let text = mistakes(&with_portal(&with("worker.max_bytes_in_hand=9999")));
+    assert!(text.contains("worker.max_bytes_in_hand (--set): must hold"), "{text}");
+    assert!(text.contains("10000 or more"), "{text}");
+    let layers = with_portal(&with("worker.max_bytes_in_hand=10000"));
+    assert!(Config::load(&layers, Needs::Portal).is_ok());
+}
+
+#[test]
 fn later_layers_win() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("relay.toml");

@@ -57,9 +57,9 @@ struct Lane<T> {
     size: usize,
     /// To be handed back, in this order.
     back: VecDeque<T>,
-    /// The moments of those, and of the one that is on its way.
+    /// The moments of those, and of the ones that are on their way.
     on_the_way: Vec<u64>,
-    /// Somebody takes them, one after the other.
+    /// Somebody takes them.
     is_handing_back: bool,
 }
 
@@ -170,12 +170,21 @@ impl<T: Waiting> Lanes<T> {
         is_free
     }
 
-    /// The next one that is to be handed back, now that the one before is; nobody takes them any more
-    /// once there is none.
-    pub fn next_back(&mut self, key: &str) -> Option<T> {
-        let lane = self.by_key.get_mut(key)?;
-        let next = lane.back.pop_front();
-        if next.is_none() {
+    /// The next ones that are to be handed back, side by side, now that those before are: no two of one
+    /// moment. Nobody takes them any more once there are none.
+    pub fn next_back(&mut self, key: &str) -> Vec<T> {
+        let Some(lane) = self.by_key.get_mut(key) else { return Vec::new() };
+        let mut moments = Vec::new();
+        let is_first = |item: &&T| match item.moment() {
+            Some(moment) if moments.contains(&moment) => false,
+            moment => {
+                moments.extend(moment);
+                true
+            }
+        };
+        let count = lane.back.iter().take_while(is_first).count();
+        let next: Vec<T> = lane.back.drain(..count).collect();
+        if next.is_empty() {
             lane.on_the_way.clear();
             lane.is_handing_back = false;
             if !lane.is_busy {
@@ -292,7 +301,10 @@ mod tests {
     }
 
     fn back(lanes: &mut Lanes<i32>) -> Vec<i32> {
-        std::iter::from_fn(|| lanes.next_back("a")).collect()
+        std::iter::repeat_with(|| lanes.next_back("a"))
+            .take_while(|next| !next.is_empty())
+            .flatten()
+            .collect()
     }
 
     fn lanes(most: usize, merges: bool) -> Lanes<i32> {
@@ -336,7 +348,7 @@ mod tests {
         }
         assert_eq!(lanes.arrive(&a, 101), Arrival::Waits, "100 is being handled");
         assert_eq!(lanes.arrive(&a, 202), Arrival::Full, "and 200 and 201 with it");
-        assert_eq!(lanes.next_back("a"), Some(200));
+        assert_eq!(lanes.next_back("a"), [200]);
         assert_eq!(lanes.arrive(&a, 203), Arrival::Waits, "behind those on their way");
         assert_eq!(back(&mut lanes), [201, 202, 203]);
         assert_eq!(lanes.arrive(&a, 1102), Arrival::Waits);
@@ -398,7 +410,7 @@ mod tests {
             assert_eq!(lanes.overflow("a", Duration::ZERO), !merges);
             assert_eq!(lanes.finish("a").is_some(), merges);
             if !merges {
-                assert_eq!(lanes.next_back("a"), Some(101));
+                assert_eq!(lanes.next_back("a"), [101]);
                 assert_eq!(lanes.arrive(&a, 200), Arrival::Starts(200), "its order is its own");
                 assert_eq!(lanes.arrive(&a, 105), Arrival::Waits);
                 assert_eq!(back(&mut lanes), [102, 103, 104, 105]);

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
-use serde_json::Value;
 
-use super::json;
+use super::json::{self, Json};
 use super::outcome::Outcome;
 
 /// An answer as it came over HTTP.
@@ -96,16 +95,21 @@ impl Form {
     fn read(body: &[u8]) -> Option<Form> {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         // A key that stands twice says nothing for sure.
-        let object = Value::from(&json::parse(body).ok()?);
-        let object = object.as_object()?;
+        let Json::Object(mut object) = json::parse(body).ok()? else { return None };
         let status = match object.get("status") {
-            Some(Value::Number(number)) => number.as_i64(),
-            Some(Value::String(text)) => text.trim().parse().ok(),
+            Some(Json::Number(number)) => number.as_i64(),
+            Some(Json::Text(text)) => text.trim().parse().ok(),
             _ => None,
         };
-        let message = object.get("message").and_then(Value::as_str).map(str::to_owned);
-        let denies_success =
-            object.get("data").and_then(|data| data.get("success")) == Some(&Value::Bool(false));
+        let message = match object.remove("message") {
+            Some(Json::Text(text)) => Some(text.into_owned()),
+            _ => None,
+        };
+        let success = match object.get("data") {
+            Some(Json::Object(data)) => data.get("success"),
+            _ => None,
+        };
+        let denies_success = matches!(success, Some(Json::Bool(false)));
         Some(Form { status, message, denies_success })
     }
 

@@ -67,8 +67,7 @@ pub fn escape_json(json: &str) -> Cow<'_, str> {
 
 fn escape_between_lines(text: &str, push: impl Fn(&mut String, char)) -> Cow<'_, str> {
     let stays = |character| character == '\n' || !is_unprintable(character);
-    // Nearly all texts are ASCII, which needs no decoding.
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')) || text.chars().all(stays) {
+    if all_bytes(text, |byte| matches!(byte, b' '..=b'~' | b'\n')) || text.chars().all(stays) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(2 * text.len());
@@ -99,8 +98,13 @@ pub fn is_unprintable(character: char) -> bool {
 
 /// Whether a text has no [unprintable](is_unprintable) character.
 pub fn is_printable(text: &str) -> bool {
-    // Nearly all texts are ASCII, which needs no decoding.
-    text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(is_unprintable)
+    all_bytes(text, |byte| matches!(byte, b' '..=b'~')) || !text.chars().any(is_unprintable)
+}
+
+/// Nearly all texts are ASCII, which needs no decoding. Without an end at the first byte that is not
+/// meant, many are looked at together.
+fn all_bytes(text: &str, is_meant: impl Fn(u8) -> bool) -> bool {
+    text.bytes().fold(true, |all, byte| all & is_meant(byte))
 }
 
 /// What looks personal wherever it stands: addresses with an @, and four or more digits in a row,

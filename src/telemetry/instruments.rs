@@ -70,6 +70,8 @@ instruments! {
         ("kind") "lost with their session: `doubled` (settled, the ack lost), `forgotten` (no end yet)";
     DELIVERIES_IN_HAND = Gauge "customer_relay.deliveries.in_hand" ["{delivery}"]
         () "deliveries without an end yet";
+    DELIVERIES_LIMIT = Gauge "customer_relay.deliveries.limit" ["{delivery}"]
+        () "how many may be in hand: `broker.prefetch` and `worker.in_flight`";
     CALLS_IN_FLIGHT = Gauge "customer_relay.calls.in_flight" ["{call}"]
         () "calls under way";
     BREAKER_STATE = Gauge "customer_relay.breaker.state" [""]

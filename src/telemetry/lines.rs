@@ -93,7 +93,10 @@ impl Lines {
 impl Write for &Lines {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         // What is no text is none of ours, and is shown as far as it is one.
-        let text = String::from_utf8_lossy(lines);
+        let text = match str::from_utf8(lines) {
+            Ok(text) => text.into(),
+            Err(_) => String::from_utf8_lossy(lines),
+        };
         let text = (self.escape)(&text);
         let mut gathered = self.gathered();
         if gathered.text.len() + text.len() > ROOM {

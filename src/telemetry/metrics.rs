@@ -212,8 +212,9 @@ type Points = Vec<(f64, Option<KeyValue>)>;
 type Read = fn(&Reading) -> Points;
 
 fn observe(meter: &Meter, health: &Arc<Health>) {
-    let gauges: [(Instrument, Read); 14] = [
+    let gauges: [(Instrument, Read); 15] = [
         (all::DELIVERIES_IN_HAND, |now| number(now.in_hand)),
+        (all::DELIVERIES_LIMIT, |now| number(now.in_hand_at_most)),
         (all::CALLS_IN_FLIGHT, |now| number(now.calls as u64)),
         (all::BREAKER_STATE, |now| {
             let states = ["closed", "open", "half-open"].into_iter();

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -329,12 +330,18 @@ impl Worker {
         }
     }
 
-    /// Hands back what a lane has no room for, one after the other, so that none overtakes.
+    /// Hands back what a lane has no room for, so that none overtakes another of its moment.
     fn spawn_hand_back(self: &Arc<Self>, customer: Arc<str>) {
         let worker = Arc::clone(self);
         self.tasks.spawn(async move {
-            while let Some(admitted) = worker.with_lanes(|lanes| lanes.next_back(&customer)) {
-                worker.hand_back_for_lack_of_room(admitted).await;
+            loop {
+                let next = worker.with_lanes(|lanes| lanes.next_back(&customer));
+                if next.is_empty() {
+                    return;
+                }
+                let back =
+                    next.into_iter().map(|admitted| worker.hand_back_for_lack_of_room(admitted));
+                join_all(back).await;
             }
         });
     }

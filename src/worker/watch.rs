@@ -63,6 +63,7 @@ impl Worker {
             breaker: state.name(),
             outage: state.kind(),
             in_hand: self.tally.in_hand(),
+            in_hand_at_most: self.config.in_hand_at_most() as u64,
             calls,
             depths: seen.depths,
             out_of_step: seen.out_of_step,

@@ -61,6 +61,19 @@ impl Waiting for Item {
     }
 }
 
+/// Items of a customer that are being handed back side by side.
+#[derive(Debug)]
+struct HandingBack {
+    customer: Arc<str>,
+    items: Vec<Item>,
+}
+
+impl HandingBack {
+    fn of(customer: Arc<str>) -> HandingBack {
+        HandingBack { customer, items: Vec::new() }
+    }
+}
+
 /// What a turn is at.
 #[derive(Debug)]
 enum Doing {
@@ -121,7 +134,7 @@ pub(super) struct Relay {
     pub(super) gate: Gate,
     lanes: Lanes<Item>,
     /// Whose events a lane had no room for are handed back.
-    hands_back: Vec<Arc<str>>,
+    hands_back: Vec<HandingBack>,
     visits: BTreeMap<u64, Visit>,
     tickets: HashMap<Ticket, u64>,
     control: Option<ControlCall>,
@@ -143,7 +156,8 @@ pub(super) enum Step {
     BeginControl,
     EndControl,
     Restart,
-    HandBack(usize),
+    /// Of such a one, such an item.
+    HandBack(usize, usize),
 }
 
 impl Relay {
@@ -202,7 +216,7 @@ impl Relay {
             | Step::BeginControl
             | Step::EndControl
             | Step::Restart
-            | Step::HandBack(_) => String::new(),
+            | Step::HandBack(..) => String::new(),
         }
     }
 
@@ -228,7 +242,9 @@ impl World {
         let now = self.instant();
         let mut steps = Vec::new();
         let is_stopping = relay.cut_at.is_some();
-        steps.extend((0..relay.hands_back.len()).map(Step::HandBack));
+        for (place, back) in relay.hands_back.iter().enumerate() {
+            steps.extend((0..back.items.len().max(1)).map(|item| Step::HandBack(place, item)));
+        }
         let is_at_rest = relay.visits.is_empty() && relay.hands_back.is_empty();
         if is_stopping && is_at_rest && relay.control.is_none() {
             steps.push(Step::Restart);
@@ -340,7 +356,7 @@ impl World {
             Step::BeginControl => self.begin_control(index)?,
             Step::EndControl => self.end_control(index)?,
             Step::Restart => self.restart(index)?,
-            Step::HandBack(place) => self.hand_back_next(index, place)?,
+            Step::HandBack(place, item) => self.hand_back_next(index, place, item)?,
         }
         let (now, instant) = (self.now, self.instant());
         let relay = &mut self.relays[index];
@@ -400,7 +416,7 @@ impl World {
         match relay.lanes.arrive(&customer, item) {
             Arrival::Starts(item) => self.start(index, item),
             Arrival::Waits => {}
-            Arrival::Full => relay.hands_back.push(customer),
+            Arrival::Full => relay.hands_back.push(HandingBack::of(customer)),
         }
         Ok(())
     }
@@ -618,15 +634,19 @@ impl World {
         self.leave(index, id)
     }
 
-    /// One of those that a lane has no room for.
-    fn hand_back_next(&mut self, index: usize, place: usize) -> Result<()> {
+    /// One of those that a lane has no room for: they go side by side, in any order.
+    fn hand_back_next(&mut self, index: usize, place: usize, item: usize) -> Result<()> {
         let (now, relay) = (self.instant(), &mut self.relays[index]);
-        let customer = Arc::clone(&relay.hands_back[place]);
-        let Some(item) = relay.lanes.next_back(&customer) else {
-            relay.hands_back.remove(place);
+        let HandingBack { customer, items } = &mut relay.hands_back[place];
+        if items.is_empty() {
+            *items = relay.lanes.next_back(customer);
+            if items.is_empty() {
+                relay.hands_back.remove(place);
+            }
             return Ok(());
-        };
-        let wait = relay.lanes.wait(&customer, now);
+        }
+        let item = items.remove(item);
+        let wait = relay.lanes.wait(customer, now);
         let history = item.event.history.clone();
         let verdict = Verdict::hand_back_for(&self.config.retry.tiers, history, wait);
         self.end_without_turn(item, verdict)
@@ -636,7 +656,7 @@ impl World {
         let relay = &mut self.relays[index];
         let visit = relay.visits.remove(&id).context("an unknown turn")?;
         if relay.lanes.overflow(&visit.customer, self.now.saturating_sub(visit.began)) {
-            relay.hands_back.push(Arc::clone(&visit.customer));
+            relay.hands_back.push(HandingBack::of(Arc::clone(&visit.customer)));
         }
         if let Some(next) = relay.lanes.finish(&visit.customer) {
             self.start(index, next);

@@ -10,43 +10,70 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const CONTENT_TYPE: u16 = 0x8000;
 const HEADERS: u16 = 0x2000;
+const CORRELATION_ID: u16 = 0x0400;
+const REPLY_TO: u16 = 0x0200;
 const MESSAGE_ID: u16 = 0x0080;
+const TIMESTAMP: u16 = 0x0040;
+const TYPE: u16 = 0x0020;
+const APP_ID: u16 = 0x0008;
+
+/// Where a message goes: an exchange, and a routing key.
+pub type To<'a> = (&'a str, &'a str);
 
 /// Publishes a structured event with a header that is an array in an array, so many times; waits for
 /// the broker's confirm.
-pub async fn publish_nested(
-    broker: &str,
-    exchange: &str,
-    levels: usize,
-    body: &[u8],
-) -> Result<()> {
+pub async fn publish_nested(broker: &str, to: To<'_>, levels: usize, body: &[u8]) -> Result<()> {
     let table = [short(b"nested"), nested(levels)].concat();
-    publish(broker, exchange, (HEADERS, &long(&table)), body).await
+    let structured = (CONTENT_TYPE, short(STRUCTURED));
+    publish(broker, to, &[structured, (HEADERS, long(&table))], body).await
 }
 
 /// Publishes a structured event whose `message_id` is these bytes, text or not.
-pub async fn publish_with_id(broker: &str, exchange: &str, id: &[u8], body: &[u8]) -> Result<()> {
-    publish(broker, exchange, (MESSAGE_ID, &short(id)), body).await
+pub async fn publish_with_id(broker: &str, to: To<'_>, id: &[u8], body: &[u8]) -> Result<()> {
+    let structured = (CONTENT_TYPE, short(STRUCTURED));
+    publish(broker, to, &[structured, (MESSAGE_ID, short(id))], body).await
 }
 
-/// With one property more than its content type.
+/// Publishes a message that has these bytes, text or not, wherever the broker takes a short text: in its
+/// properties, as its header's names, and within them.
+pub async fn publish_with_all(broker: &str, to: To<'_>, text: &[u8], body: &[u8]) -> Result<()> {
+    let header = |value: &[u8]| [&short(text)[..], value].concat();
+    let words = header(&[b"S", &long(text)[..]].concat());
+    let array = header(&[b"A", &long(&[b"F", &long(&words)[..]].concat())[..]].concat());
+    let table = [header(b"V"), array].concat();
+    let properties = [
+        (HEADERS, long(&table)),
+        (CORRELATION_ID, short(text)),
+        (REPLY_TO, short(text)),
+        (MESSAGE_ID, short(text)),
+        (TIMESTAMP, jiff::Timestamp::now().as_second().to_be_bytes().to_vec()),
+        (TYPE, short(text)),
+        (APP_ID, short(text)),
+    ];
+    publish(broker, to, &properties, body).await
+}
+
+const STRUCTURED: &[u8] = b"application/cloudevents+json";
+
+/// With properties in the order of their flags.
 async fn publish(
     broker: &str,
-    exchange: &str,
-    (flag, property): (u16, &[u8]),
+    (exchange, key): To<'_>,
+    properties: &[(u16, Vec<u8>)],
     body: &[u8],
 ) -> Result<()> {
     let broker: Url = broker.parse()?;
     let host = broker.host_str().context("no host")?;
     let mut wire = Wire(TcpStream::connect((host, broker.port().unwrap_or(5672))).await?);
     wire.open(&broker).await?;
-    let key = b"customer.updated";
-    let publish = [&[0, 60, 0, 40, 0, 0][..], &short(exchange.as_bytes()), &short(key), &[1]];
+    let (exchange, key) = (short(exchange.as_bytes()), short(key.as_bytes()));
+    let publish = [&[0, 60, 0, 40, 0, 0][..], &exchange, &key, &[1]];
     wire.write(METHOD, 1, &publish.concat()).await?;
     let size = (body.len() as u64).to_be_bytes();
-    let flags = (CONTENT_TYPE | flag).to_be_bytes();
-    let properties = [&flags[..], &short(b"application/cloudevents+json"), property].concat();
-    wire.write(HEADER, 1, &[&[0, 60, 0, 0][..], &size, &properties].concat()).await?;
+    let flags = properties.iter().fold(0, |flags, (flag, _)| flags | flag).to_be_bytes();
+    let mut header = [&[0, 60, 0, 0][..], &size, &flags].concat();
+    properties.iter().for_each(|(_, bytes)| header.extend(bytes));
+    wire.write(HEADER, 1, &header).await?;
     wire.write(BODY, 1, body).await?;
     wire.answer([0, 60, 0, 80]).await.map(drop)
 }
