@@ -64,7 +64,7 @@ async fn what_is_no_text_is_a_dead_letter_that_every_command_reads(context: Cont
     .await?;
     let file = bed.state().join("exported.jsonl").to_string_lossy().into_owned();
     for (args, told) in [
-        (&["dead", "reindex", "--json"][..], "\"indexed\":4"),
+        (&["dead", "reindex", "--json"][..], "\"indexed\": 4"),
         (&["dead", "list", "--json"], "m\\\\u{1a}ller"),
         (&["dead", "list"], "invalid-event"),
         (&["dead", "groups"], "foreign"),

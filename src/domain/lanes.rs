@@ -38,13 +38,17 @@ pub struct Lanes<T> {
 #[derive(Debug)]
 struct Pace {
     each: Duration,
+    /// So many turns, at most [`TURNS`], have shown it; without any it is a guess.
+    turns: u32,
     busy_until: Instant,
 }
 
 /// Nothing comes again sooner.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// As long as nothing is known of a lane, it is taken to be emptied so often in a second.
+const GUESS: u32 = 4;
 const FEW_PACES: usize = 100;
-/// The pace is that of about so many turns.
+/// The pace is that of about so many turns, the last ones.
 const TURNS: u32 = 8;
 
 #[derive(Debug)]
@@ -201,9 +205,9 @@ impl<T: Waiting> Lanes<T> {
             self.paces.retain(|_, pace| pace.busy_until > now);
             self.prune_at = FEW_PACES.max(2 * self.paces.len());
         }
-        let guess = SHORTEST_WAIT / self.most();
+        let each = Duration::from_secs(1) / (GUESS * self.most());
         let pace = self.paces.entry(Arc::clone(key));
-        let pace = pace.or_insert(Pace { each: guess, busy_until: now });
+        let pace = pace.or_insert(Pace { each, turns: 0, busy_until: now });
         let then = pace.busy_until.max(now + SHORTEST_WAIT) + pace.each;
         pace.busy_until = then.min(now + self.longest_wait);
         pace.busy_until.duration_since(now)
@@ -226,7 +230,8 @@ impl<T: Waiting> Lanes<T> {
             // As many as wait might have gone along, had they been there.
             let is_idle = self.merges && lane.waiting.is_empty();
             let each = took / if is_idle { size.max(most) } else { size };
-            pace.each = (pace.each * (TURNS - 1) + each) / TURNS;
+            pace.turns = TURNS.min(pace.turns + 1);
+            pace.each = (pace.each * (pace.turns - 1) + each) / pace.turns;
         }
         if self.merges || lane.waiting.len() <= self.most {
             return false;
@@ -424,14 +429,23 @@ mod tests {
     fn what_is_handed_back_comes_again_at_the_pace_of_its_lane() {
         let (a, now) = ("a".into(), crate::clock::instant());
         let mut lanes = lanes(25, true);
-        let each = Duration::from_millis(40);
+        let each = Duration::from_millis(10);
         assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + each);
         assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + 2 * each);
         lanes.arrive(&a, 1);
-        // 25 in two seconds, had they been there.
+        // 25 in two seconds, had they been there; then in one.
         lanes.overflow("a", Duration::from_secs(2));
-        let each_now = (each * 7 + Duration::from_millis(80)) / 8;
-        assert_eq!(lanes.wait(&a, now), SHORTEST_WAIT + 2 * each + each_now);
+        let mut then = SHORTEST_WAIT + 2 * each + Duration::from_millis(80);
+        assert_eq!(lanes.wait(&a, now), then);
+        lanes.overflow("a", Duration::from_secs(1));
+        then += Duration::from_millis(60);
+        assert_eq!(lanes.wait(&a, now), then);
+        for _ in 0..20 {
+            lanes.overflow("a", Duration::from_secs(1));
+        }
+        lanes.overflow("a", Duration::from_secs(9));
+        let last = lanes.wait(&a, now) - then;
+        assert!(last > Duration::from_millis(80) && last < Duration::from_millis(90), "{last:?}");
         lanes.overflow("a", Duration::from_hours(20));
         assert_eq!(lanes.wait(&a, now), Duration::from_mins(5), "however long it took");
         assert_eq!(lanes.finish("a"), None);
