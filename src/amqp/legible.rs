@@ -85,10 +85,10 @@ impl Reactor for Legibly {
 /// A connection to the broker.
 pub(super) struct Legible<S> {
     stream: S,
-    /// Up to `given` handed on, up to `legible` to be handed on, up to `read` not looked at.
+    /// Up to `given` handed on, up to `mended` to be handed on, up to `read` not looked at.
     bytes: Vec<u8>,
     given: usize,
-    legible: usize,
+    mended: usize,
     read: usize,
     /// So many more bytes are not looked at.
     passing: usize,
@@ -96,13 +96,13 @@ pub(super) struct Legible<S> {
 
 impl<S> Legible<S> {
     pub(super) fn new(stream: S) -> Self {
-        Legible { stream, bytes: vec![0; CHUNK], given: 0, legible: 0, read: 0, passing: 0 }
+        Legible { stream, bytes: vec![0; CHUNK], given: 0, mended: 0, read: 0, passing: 0 }
     }
 
     /// Makes room behind what has been read.
     fn make_room(&mut self) {
         self.bytes.copy_within(self.given..self.read, 0);
-        (self.legible, self.read) = (self.legible - self.given, self.read - self.given);
+        (self.mended, self.read) = (self.mended - self.given, self.read - self.given);
         self.given = 0;
         if self.read == self.bytes.len() {
             self.bytes.resize(self.read + CHUNK, 0);
@@ -112,9 +112,9 @@ impl<S> Legible<S> {
     /// Looks at what has been read, as far as it is whole.
     fn mend(&mut self) {
         loop {
-            let passed = self.passing.min(self.read - self.legible);
-            (self.legible, self.passing) = (self.legible + passed, self.passing - passed);
-            let rest = &mut self.bytes[self.legible..self.read];
+            let passed = self.passing.min(self.read - self.mended);
+            (self.mended, self.passing) = (self.mended + passed, self.passing - passed);
+            let rest = &mut self.bytes[self.mended..self.read];
             let Some((&mut [kind, _, _, a, b, c, d], rest)) = rest.split_first_chunk_mut::<HEAD>()
             else {
                 return;
@@ -139,12 +139,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Legible<S> {
         to: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        while this.given == this.legible {
+        while this.given == this.mended {
             this.make_room();
             let room = &mut this.bytes[this.read..];
             match ready!(Pin::new(&mut this.stream).poll_read(context, room))? {
                 // Half a frame at the end.
-                0 => this.legible = this.read,
+                0 => this.mended = this.read,
                 count => {
                     this.read += count;
                     this.mend();
@@ -153,7 +153,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Legible<S> {
             }
             break;
         }
-        let count = to.len().min(this.legible - this.given);
+        let count = to.len().min(this.mended - this.given);
         to[..count].copy_from_slice(&this.bytes[this.given..][..count]);
         this.given += count;
         Poll::Ready(Ok(count))

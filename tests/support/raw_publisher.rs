@@ -72,7 +72,9 @@ async fn publish(
     let size = (body.len() as u64).to_be_bytes();
     let flags = properties.iter().fold(0, |flags, (flag, _)| flags | flag).to_be_bytes();
     let mut header = [&[0, 60, 0, 0][..], &size, &flags].concat();
-    properties.iter().for_each(|(_, bytes)| header.extend(bytes));
+    for (_, bytes) in properties {
+        header.extend(bytes);
+    }
     wire.write(HEADER, 1, &header).await?;
     wire.write(BODY, 1, body).await?;
     wire.answer([0, 60, 0, 80]).await.map(drop)
