@@ -12,13 +12,14 @@ use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT};
 use crate::support::chaos::{ChaosProxy, Fault};
 use crate::support::eventually;
-use crate::support::raw_publisher::{publish_with_all, publish_with_id};
+use crate::support::raw_publisher::{publish_filled, publish_with_all, publish_with_id};
 use crate::support::traffic::{all_applied, publish, wrote};
 use crate::telemetry::{get, serve};
 
 suite!(Broker:
     a_message_that_cannot_be_read_costs_the_others_nothing,
     what_is_no_text_is_a_dead_letter_that_every_command_reads,
+    what_the_broker_makes_larger_than_a_frame_is_read,
     a_crash_loop_condemns_no_crowd,
     what_ends_every_relay_is_given_up,
     never_more_is_in_hand_than_the_prefetch_and_the_calls;
@@ -75,7 +76,7 @@ async fn what_is_no_text_is_a_dead_letter_that_every_command_reads(context: Cont
         (&["dead", "archive", "--reason", "foreign", "--yes", "--why", "a test"], ""),
         (&["dead", "restore", "--all", "--yes"], ""),
         (&["dead", "export", "--all", "--to", &file], ""),
-        (&["customer", "forget", "C9", "--yes", "--why", "a test"], ""),
+        (&["customer", "forget", "C9", "--yes"], ""),
         (&["check"], ""),
         (&["dead", "purge", "--all", "--yes", "--why", "a test"], ""),
         (&["dead", "import", &file, "--yes"], ""),
@@ -88,6 +89,30 @@ async fn what_is_no_text_is_a_dead_letter_that_every_command_reads(context: Cont
     }
     bed.queues.holds(&dead, 0, LIMIT).await?;
     let output = bed.end(relay).await?;
+    ensure!(!output.contains("is over; a new one follows"), "{output}");
+    Ok(())
+}
+
+/// It adds what it counts to the headers of a message that comes again, or that it gives up.
+async fn what_the_broker_makes_larger_than_a_frame_is_read(context: Context) -> Result<()> {
+    let bed = context.bed_with(&["--latency", "2s"]).await?;
+    bed.declare().await?;
+    let event = bed.event("e", "C1", &json!({"city": "Kochi"})).to_string();
+    publish_filled(bed.broker_url(), (&bed.exchange(), "customer.updated"), event.as_bytes())
+        .await?;
+    for _ in 0..2 {
+        let relay = bed.start_relay().await?;
+        eventually("a call under way", LIMIT, || async {
+            Ok((bed.simulator.stats().await?["in_flight"] == 1).then_some(()))
+        })
+        .await?;
+        relay.kill().await?;
+    }
+    let relay = bed.start_relay().await?;
+    all_applied(&bed, 1, LIMIT).await?;
+    bed.queues.holds(&bed.queue("work"), 0, LIMIT).await?;
+    let output = bed.end(relay).await?;
+    ensure!(output.contains("larger than a frame may be"), "{output}");
     ensure!(!output.contains("is over; a new one follows"), "{output}");
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! A message's headers must fit one frame, or the broker closes the connection. Our own texts are
 //! cut first, then the largest foreign header is moved out, with a note of its name and size.
 
+use std::cmp::Reverse;
+
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::headers::{DETAIL, DROPPED_HEADERS, PREFIX};
+use super::headers::{DETAIL, DROPPED_HEADERS, PREFIX, attribute_name};
 use crate::domain::text::{cut, escape};
 
 /// Frame header, class, weight, body size, property flags and end, generously.
@@ -14,6 +16,13 @@ const FRAME_OVERHEAD: usize = 64;
 const BROKER_HEADERS: usize = 3 * 1024;
 /// No header of ours is larger, name included.
 const MAX_OURS: usize = 4096;
+/// No attribute of an event that is needed is larger.
+const MAX_ATTRIBUTE: usize = 2048;
+/// What the event is told by.
+const ATTRIBUTES: [&str; 7] =
+    ["id", "source", "specversion", "type", "time", "sequence", "datacontenttype"];
+/// For the note of what was moved out, its name included.
+const NOTE_BYTES: usize = 400;
 /// What remains of a text of ours that had to be cut.
 const CUT_TEXT_BYTES: usize = 120;
 
@@ -31,18 +40,18 @@ pub(super) fn fit(properties: BasicProperties, frame_max: u32) -> BasicPropertie
     let mut headers: Vec<(ShortString, AMQPValue)> =
         table.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     cut_our_texts(&mut headers);
-    let mut dropped = String::new();
-    // The note itself takes room: names and sizes of a few headers.
-    while others + headers.iter().map(entry_len).sum::<usize>() + dropped.len() + 64 > limit {
-        let foreign = headers.iter().enumerate().filter(|(_, entry)| !is_ours(entry));
-        let Some((largest, _)) = foreign.max_by_key(|(_, entry)| entry_len(entry)) else { break };
-        let entry = headers.swap_remove(largest);
-        let note = format!("{} ({} bytes)", entry.0, entry_len(&entry));
-        dropped = if dropped.is_empty() { note } else { format!("{dropped}, {note}") };
-    }
-    if !dropped.is_empty() {
-        let note = AMQPValue::LongString(escape(&dropped, 1024).as_ref().into());
-        headers.push((DROPPED_HEADERS.into(), note));
+    let mut size = others + headers.iter().map(entry_len).sum::<usize>();
+    if size > limit {
+        headers.sort_by_key(|entry| (is_needed(entry), Reverse(entry_len(entry))));
+        size += NOTE_BYTES;
+        let is_moved_out = |entry: &&(ShortString, AMQPValue)| {
+            let is_too_much = size > limit;
+            size -= if is_too_much { entry_len(entry) } else { 0 };
+            is_too_much
+        };
+        let count = headers.iter().take_while(is_moved_out).count();
+        let note = note(headers.drain(..count));
+        headers.push((DROPPED_HEADERS.into(), AMQPValue::LongString(note.into())));
     }
     let mut table = FieldTable::default();
     for (name, value) in headers {
@@ -51,15 +60,38 @@ pub(super) fn fit(properties: BasicProperties, frame_max: u32) -> BasicPropertie
     properties.with_headers(table)
 }
 
+/// Names and sizes of the first ones.
+fn note(moved_out: impl ExactSizeIterator<Item = (ShortString, AMQPValue)>) -> String {
+    const MAX_LIST_BYTES: usize = 300;
+    let mut list = String::new();
+    let mut left = moved_out.len();
+    for entry in moved_out {
+        let name = escape(entry.0.as_str(), MAX_LIST_BYTES / 2);
+        let next = format!("{name} ({} bytes)", entry_len(&entry));
+        if list.len() + next.len() > MAX_LIST_BYTES {
+            break;
+        }
+        list = if list.is_empty() { next } else { format!("{list}, {next}") };
+        left -= 1;
+    }
+    if left > 0 { format!("{list} and {left} more") } else { list }
+}
+
 /// Bytes for properties and headers in a frame, the broker's own additions left room for.
 fn room(frame_max: u32) -> usize {
     let frame_max = frame_max as usize;
     frame_max.saturating_sub(FRAME_OVERHEAD + BROKER_HEADERS.min(frame_max / 4))
 }
 
-/// Whoever else writes a header of our name, or one like it, may have made it too large to be sent.
-fn is_ours(entry: &(ShortString, AMQPValue)) -> bool {
-    entry.0.as_str().starts_with(PREFIX) && entry_len(entry) <= MAX_OURS
+/// Without it the event is another one, or its past is lost. Whoever else writes a header of such a
+/// name, or one like it, may have made it too large to be sent.
+fn is_needed(entry: &(ShortString, AMQPValue)) -> bool {
+    let name = entry.0.as_str();
+    let most = if name.starts_with(PREFIX) { MAX_OURS } else { MAX_ATTRIBUTE };
+    entry_len(entry) <= most
+        && (name.starts_with(PREFIX)
+            || name == "traceparent"
+            || attribute_name(name).is_some_and(|name| ATTRIBUTES.contains(&name)))
 }
 
 fn cut_our_texts(headers: &mut [(ShortString, AMQPValue)]) {
@@ -151,5 +183,22 @@ mod tests {
         assert!(!table.contains_key("crm-shard") && table.contains_key("crm-small"));
         let note = table.inner().get(DROPPED_HEADERS).and_then(|value| value.as_long_string());
         assert_eq!(note.expect("a note").to_string(), "crm-shard (3005 bytes)");
+    }
+
+    #[test]
+    fn what_an_event_is_told_by_stays_whatever_is_moved_out() {
+        let names: Vec<String> = (0..600).map(|n| format!("f{n:04}")).collect();
+        let fillers = names.iter().map(|name| (name.as_str(), 1));
+        let needed = [("ce-time", 20), ("cloudEvents:id", 300), ("traceparent", 55)];
+        let headers: Vec<_> = fillers.chain(needed).collect();
+        let table = fitted(&headers);
+        assert!(needed.iter().all(|(name, _)| table.contains_key(name)));
+        assert!(table.inner().len() > 150, "no more than has to go: {}", table.inner().len());
+        let note = table.inner().get(DROPPED_HEADERS).and_then(|value| value.as_long_string());
+        let note = note.expect("a note").to_string();
+        assert!(note.len() < 330 && note.ends_with(" more"), "{note}");
+        let forged: Vec<String> = (0..9).map(|n| format!("{PREFIX}forged-{n}")).collect();
+        let headers: Vec<_> = forged.iter().map(|name| (name.as_str(), 900)).collect();
+        assert!(fitted(&headers).inner().len() > 2, "even what looks like ours goes in the end");
     }
 }

@@ -294,8 +294,7 @@ fn moment(seconds: u64) -> Timestamp {
 fn attribute<'a>(
     (name, value): (&'a ShortString, &'a AMQPValue),
 ) -> Option<(&'a str, Option<Cow<'a, str>>)> {
-    const PREFIXES: [&str; 3] = ["cloudEvents_", "cloudEvents:", "ce-"];
-    let name = PREFIXES.iter().find_map(|prefix| name.as_str().strip_prefix(prefix))?;
+    let name = attribute_name(name.as_str())?;
     let value = match value {
         AMQPValue::Timestamp(seconds) => Some(Cow::Owned(moment(*seconds).to_string())),
         value => plain_text(value)
@@ -303,6 +302,12 @@ fn attribute<'a>(
             .or_else(|| integer(value).map(|number| Cow::Owned(number.to_string()))),
     };
     Some((name, value))
+}
+
+/// The attribute that a header of this name holds.
+pub(super) fn attribute_name(header: &str) -> Option<&str> {
+    const PREFIXES: [&str; 3] = ["cloudEvents_", "cloudEvents:", "ce-"];
+    PREFIXES.iter().find_map(|prefix| header.strip_prefix(prefix))
 }
 
 /// Reads trace context from a message's headers.

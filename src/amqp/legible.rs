@@ -1,12 +1,17 @@
 //! What the broker sends, made legible for lapin on its way to it.
 //!
 //! RabbitMQ takes any bytes in the short strings of AMQP (a message's id, a header's name, a routing
-//! key), and nests headers as deep as a frame allows. lapin gives the whole connection up over a short
-//! string that is not UTF-8, with all that is in hand, and reads nested headers by recursion. So what it
-//! cannot read is replaced in place, byte for byte: no length changes.
+//! key), nests headers as deep as a frame allows, and takes a hundred thousand values in one. Where it
+//! adds headers of its own, to a message that comes again, the frame may become larger than was agreed.
+//! lapin gives the whole connection up over a short string that is not UTF-8, or such a frame, with all
+//! that is in hand; it reads nested headers by recursion, and takes up to a hundred times their size for
+//! them. So what it cannot read is replaced in place, byte for byte, and too large a frame loses the
+//! largest headers of others.
 
+use std::cmp::Reverse;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -25,8 +30,12 @@ use lapin::{Connection, ConnectionProperties};
 const SUBSTITUTE: u8 = 0x1A;
 /// A table or an array deeper than this is read as the bytes that it is on the wire.
 const MAX_DEPTH: u8 = 16;
+/// So many values of a message's headers are read; those that follow are bytes too.
+const MAX_VALUES: u32 = 1000;
 /// Read at once.
 const CHUNK: usize = 64 * 1024;
+/// What is needed of a frame that is too large is smaller.
+const LARGEST_NEEDED: usize = 16 * 1024;
 /// A frame that claims to be larger is passed on as it is, for lapin to refuse.
 const LARGEST_FRAME: usize = 16 * 1024 * 1024;
 
@@ -92,11 +101,14 @@ pub(super) struct Legible<S> {
     read: usize,
     /// So many more bytes are not looked at.
     passing: usize,
+    /// No frame of the broker may be larger, as was agreed; 0: as large as it likes.
+    frame_max: usize,
 }
 
 impl<S> Legible<S> {
     pub(super) fn new(stream: S) -> Self {
-        Legible { stream, bytes: vec![0; CHUNK], given: 0, mended: 0, read: 0, passing: 0 }
+        let bytes = vec![0; CHUNK];
+        Legible { stream, bytes, given: 0, mended: 0, read: 0, passing: 0, frame_max: 0 }
     }
 
     /// Makes room behind what has been read.
@@ -120,16 +132,105 @@ impl<S> Legible<S> {
                 return;
             };
             let size = u32::from_be_bytes([a, b, c, d]) as usize;
+            // And the octet that ends a frame.
+            let mut whole = HEAD + size + 1;
             if matches!(kind, METHOD | HEADER) && size <= LARGEST_FRAME {
                 let Some(payload) = rest.get_mut(..size) else { return };
-                let payload = Payload(payload);
-                // What is no such frame is left as it is.
-                let _ = if kind == METHOD { payload.method() } else { payload.header() };
+                if kind == METHOD {
+                    self.frame_max = agreed_frame_max(payload).unwrap_or(self.frame_max);
+                    Payload::new(payload).method();
+                } else {
+                    Payload::new(payload).header();
+                    if self.frame_max > 0 && whole > self.frame_max {
+                        whole -= self.shorten(size, whole - self.frame_max);
+                    }
+                }
             }
-            // And the octet that ends a frame.
-            self.passing = HEAD + size + 1;
+            self.passing = whole;
         }
     }
+
+    /// Takes so many bytes or more out of the header frame that begins here; tells how many it took.
+    fn shorten(&mut self, size: usize, excess: usize) -> usize {
+        let begin = self.mended + HEAD;
+        let Some(shorter) = without_largest(&self.bytes[begin..][..size], excess) else { return 0 };
+        let length = u32::try_from(shorter.len()).expect("shorter than a length of 32 bits");
+        self.bytes[begin - 4..begin].copy_from_slice(&length.to_be_bytes());
+        let taken = size - shorter.len();
+        self.bytes.splice(begin..begin + size, shorter);
+        self.read -= taken;
+        taken
+    }
+}
+
+/// What connection.tune says of frames.
+fn agreed_frame_max(method: &[u8]) -> Option<usize> {
+    let limits = method.strip_prefix(&[0, 10, 0, 30])?;
+    let frame_max = limits.get(2..6)?.first_chunk()?;
+    Some(u32::from_be_bytes(*frame_max) as usize)
+}
+
+/// The payload of a header frame, so many bytes shorter or more: without the largest of the headers that
+/// neither the broker nor we write. `None` if that does not suffice.
+fn without_largest(payload: &[u8], excess: usize) -> Option<Vec<u8>> {
+    const FLAGS: usize = 12;
+    let flags = u16::from_be_bytes(*payload.get(FLAGS..)?.first_chunk()?);
+    let mut table = FLAGS + 2;
+    for _ in (14..16).filter(|bit| flags & (1 << bit) != 0) {
+        table += 1 + usize::from(*payload.get(table)?);
+    }
+    let mut copy = payload.to_vec();
+    let mut entries = Payload::new(copy.get_mut(table..).filter(|_| flags & (1 << 13) != 0)?);
+    entries.0 = entries.long_string()?;
+    let end = table + 4 + entries.0.len();
+    let mut foreign = Vec::new();
+    while !entries.0.is_empty() {
+        let begin = end - entries.0.len();
+        let is_needed = is_needed(entries.take_short_string()?);
+        entries.value(0)?;
+        let entry = begin..end - entries.0.len();
+        if !is_needed || entry.len() > LARGEST_NEEDED {
+            foreign.push(entry);
+        }
+    }
+    foreign.sort_by_key(|entry| Reverse(entry.len()));
+    let mut taken = 0;
+    let is_taken = |entry: &&Range<usize>| {
+        let is_too_large = taken < excess;
+        taken += if is_too_large { entry.len() } else { 0 };
+        is_too_large
+    };
+    let count = foreign.iter().take_while(is_taken).count();
+    if taken < excess {
+        return None;
+    }
+    tracing::warn!(
+        headers = count,
+        bytes = taken,
+        "the broker has made a message's headers larger than a frame may be; the largest are left out"
+    );
+    foreign.truncate(count);
+    // From the end, so that those before keep their places.
+    foreign.sort_by_key(|entry| Reverse(entry.start));
+    for entry in foreign {
+        copy.drain(entry);
+    }
+    let length = u32::try_from(end - table - 4 - taken).expect("a part of a frame");
+    copy[table..table + 4].copy_from_slice(&length.to_be_bytes());
+    Some(copy)
+}
+
+/// What tells a message's past.
+fn is_needed(header: &[u8]) -> bool {
+    const NAMES: [&[u8]; 6] = [
+        b"x-relay-",
+        b"x-death",
+        b"x-first-death",
+        b"x-last-death",
+        b"x-delivery-",
+        b"x-acquired-",
+    ];
+    NAMES.iter().any(|name| header.starts_with(name))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Legible<S> {
@@ -186,10 +287,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Legible<S> {
     }
 }
 
-/// What is left of a frame's payload. `None`: it ends before its time.
-struct Payload<'a>(&'a mut [u8]);
+/// What is left of a frame's payload, and how many more values of it are read. `None`: it ends before
+/// its time, is no such frame, and stays as it is from there on.
+struct Payload<'a>(&'a mut [u8], u32);
 
 impl<'a> Payload<'a> {
+    fn new(payload: &'a mut [u8]) -> Payload<'a> {
+        Payload(payload, MAX_VALUES)
+    }
+
     /// The methods that bring others' words.
     fn method(mut self) -> Option<()> {
         let &mut [_, class, _, method] = self.take(4)?.first_chunk_mut()?;
@@ -244,23 +350,42 @@ impl<'a> Payload<'a> {
     }
 
     fn table(&mut self, depth: u8) -> Option<()> {
-        let mut entries = Payload(self.long_string()?);
+        let mut entries = Payload(self.long_string()?, self.1);
         while !entries.0.is_empty() {
+            // A name of no length.
+            if entries.1 == 0 && entries.rest_as_bytes(b"\0x") {
+                break;
+            }
             entries.short_string()?;
             entries.value(depth)?;
         }
+        self.1 = entries.1;
         Some(())
     }
 
     fn array(&mut self, depth: u8) -> Option<()> {
-        let mut values = Payload(self.long_string()?);
+        let mut values = Payload(self.long_string()?, self.1);
         while !values.0.is_empty() {
+            if values.1 == 0 && values.rest_as_bytes(b"x") {
+                break;
+            }
             values.value(depth)?;
         }
+        self.1 = values.1;
         Some(())
     }
 
+    /// All that is left becomes one value, if it has room for its beginning and its length.
+    fn rest_as_bytes(&mut self, begin: &[u8]) -> bool {
+        let Some(length) = self.0.len().checked_sub(begin.len() + 4) else { return false };
+        let length = u32::try_from(length).expect("a part of a frame").to_be_bytes();
+        let head = [begin, &length].concat();
+        self.0[..head.len()].copy_from_slice(&head);
+        true
+    }
+
     fn value(&mut self, depth: u8) -> Option<()> {
+        self.1 = self.1.saturating_sub(1);
         let kind = self.take(1)?.first_mut()?;
         match *kind {
             b'A' | b'F' if depth == MAX_DEPTH => {
@@ -281,9 +406,12 @@ impl<'a> Payload<'a> {
     }
 
     fn short_string(&mut self) -> Option<()> {
+        self.take_short_string().map(substitute)
+    }
+
+    fn take_short_string(&mut self) -> Option<&'a mut [u8]> {
         let length = *self.take(1)?.first()?;
-        substitute(self.take(length.into())?);
-        Some(())
+        self.take(length.into())
     }
 
     fn long_string(&mut self) -> Option<&'a mut [u8]> {
@@ -317,7 +445,7 @@ mod tests {
     use futures_util::{AsyncReadExt, FutureExt, TryStreamExt, stream};
     use proptest::prelude::*;
 
-    use super::{HEADER, Legible, MAX_DEPTH, METHOD};
+    use super::{HEADER, Legible, MAX_DEPTH, MAX_VALUES, METHOD};
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         let size = u32::try_from(payload.len()).expect("a short one").to_be_bytes();
@@ -384,6 +512,45 @@ mod tests {
         assert_eq!(read(&nested(depth, b'A'), 1000), nested(depth, b'A'));
         assert_eq!(read(&nested(depth + 1, b'A'), 1000), nested(depth + 1, b'x'));
         assert_eq!(read(&nested(200, b'A'), 9).len(), nested(200, b'A').len());
+    }
+
+    #[test]
+    fn of_very_many_values_the_last_ones_are_bytes() {
+        let many = MAX_VALUES as usize + 500;
+        let array = header(&[&short(b"a")[..], b"A", &long(&vec![b'V'; many])].concat(), b"m");
+        let came = read(&array, 1000);
+        assert_eq!(came.len(), array.len());
+        // The array is one of the values.
+        let rest =
+            [&vec![b'V'; MAX_VALUES as usize - 1][..], b"x", &long(&vec![b'V'; 496])].concat();
+        let expected = header(&[&short(b"a")[..], b"A", &long(&rest)].concat(), b"m");
+        assert!(came == expected);
+        let entries = [&short(b"n")[..], b"V"].concat().repeat(many);
+        let came = read(&header(&entries, b"m\xFC"), 1000);
+        let kept = [&short(b"n")[..], b"V"].concat().repeat(MAX_VALUES as usize);
+        let rest = &entries[kept.len() + 6..];
+        let expected = header(&[&kept[..], b"\0x", &long(rest)].concat(), b"m\x1A");
+        assert!(came == expected);
+    }
+
+    #[test]
+    fn a_frame_that_the_broker_made_too_large_loses_the_largest_headers_of_others() {
+        let text =
+            |name: &[u8], length| [&short(name)[..], b"S", &long(&vec![b'a'; length])].concat();
+        let tune = [&[0, 10, 0, 30, 0, 0][..], &1000_u32.to_be_bytes(), &[0, 0]].concat();
+        let tune = frame(METHOD, &tune);
+        let ours = text(b"x-death", 400);
+        let headers =
+            |a: &[u8], b: &[u8]| header(&[&text(b"small", 50)[..], a, &ours, b].concat(), b"m");
+        let sent = headers(&text(b"large", 600), &text(b"larger", 700));
+        let shorter = headers(&[], &[]);
+        assert!(headers(&text(b"large", 600), &[]).len() > 1000 && shorter.len() < 1000);
+        let body = frame(3, b"after it");
+        for piece in [1, 99, 5000] {
+            let came = read(&[&tune[..], &sent, &body].concat(), piece);
+            assert!(came == [&tune[..], &shorter, &body].concat());
+            assert!(read(&[&sent[..], &body].concat(), piece) == [&sent[..], &body].concat());
+        }
     }
 
     #[test]

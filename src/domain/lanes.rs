@@ -99,11 +99,16 @@ impl<T: Waiting> Lane<T> {
     /// Whether somebody has to begin to take what is handed back.
     fn hand_back(&mut self, items: impl IntoIterator<Item = T>) -> bool {
         for item in items {
-            self.on_the_way.extend(item.moment().filter(|_| !item.is_gone()));
+            self.on_the_way.extend(on_the_way(&item));
             self.back.push_back(item);
         }
         !self.back.is_empty() && !std::mem::replace(&mut self.is_handing_back, true)
     }
+}
+
+/// What nothing of its moment may overtake.
+fn on_the_way<T: Waiting>(item: &T) -> Option<u64> {
+    item.moment().filter(|_| !item.is_gone())
 }
 
 /// What becomes of an item that comes to its lane.
@@ -187,9 +192,10 @@ impl<T: Waiting> Lanes<T> {
             }
         };
         let count = lane.back.iter().take_while(is_first).count();
+        lane.on_the_way.clear();
+        lane.on_the_way.extend(lane.back.iter().filter_map(on_the_way));
         let next: Vec<T> = lane.back.drain(..count).collect();
         if next.is_empty() {
-            lane.on_the_way.clear();
             lane.is_handing_back = false;
             if !lane.is_busy {
                 self.by_key.remove(key);

@@ -28,6 +28,19 @@ pub async fn publish_nested(broker: &str, to: To<'_>, levels: usize, body: &[u8]
     publish(broker, to, &[structured, (HEADERS, long(&table))], body).await
 }
 
+/// Publishes a structured event whose headers leave no byte free in a frame of the size that the broker
+/// agrees to.
+pub async fn publish_filled(broker: &str, to: To<'_>, body: &[u8]) -> Result<()> {
+    const FRAME_MAX: usize = 131_072;
+    const FRAME: usize = 7 + 1;
+    const BEFORE_TABLE: usize = 12 + 2 + 1 + STRUCTURED.len();
+    let name = short(b"large");
+    let length = FRAME_MAX - FRAME - BEFORE_TABLE - 4 - name.len() - 5;
+    let table = [&name[..], b"S", &long(&vec![b'a'; length])].concat();
+    let structured = (CONTENT_TYPE, short(STRUCTURED));
+    publish(broker, to, &[structured, (HEADERS, long(&table))], body).await
+}
+
 /// Publishes a structured event whose `message_id` is these bytes, text or not.
 pub async fn publish_with_id(broker: &str, to: To<'_>, id: &[u8], body: &[u8]) -> Result<()> {
     let structured = (CONTENT_TYPE, short(STRUCTURED));
