@@ -153,13 +153,19 @@ async fn what_ends_every_relay_is_given_up(context: Context) -> Result<()> {
     while bed.queues.depth(&dead).await? == 0 {
         ensure!(kills < MAX_KILLS, "after {kills} kills it is no dead letter");
         let before = bed.simulator.stats().await?["calls"].as_u64();
-        let relay = bed.start_relay().await?;
-        eventually("a call, or the end", LIMIT * 2, || async {
+        let mut relay = bed.start_relay().await?;
+        let is_over = eventually("a call, or the end", LIMIT * 2, || async {
             let is_called = bed.simulator.stats().await?["calls"].as_u64() > before;
             let is_over = bed.queues.depth(&dead).await? == 1;
-            Ok((is_called || is_over).then_some(()))
+            Ok((is_called || is_over).then_some(is_over))
         })
         .await?;
+        if is_over {
+            // Killed before its ack, it would make a second one.
+            relay.signal("TERM").await?;
+            relay.ended(LIMIT).await?;
+            break;
+        }
         relay.kill().await?;
         kills += 1;
     }
