@@ -168,6 +168,35 @@ fn a_lone_fault_on_a_quiet_queue_is_no_dead_letter() -> Result<()> {
     })
 }
 
+/// However well a call ends that began before a fault had ended: the portal may have been out between.
+#[test]
+fn a_call_from_before_a_fault_proves_nothing() -> Result<()> {
+    const STEP: Duration = Duration::from_millis(5);
+    each_seed(|seed, dice| {
+        let (control_calls, has_probe) = (ControlCalls::Off, false);
+        let setting = Setting { control_calls, has_probe, in_flight: 4, ..setting(dice) };
+        let mut world = World::new(seed, setting.clone())?;
+        publish_for(&mut world, Duration::from_secs(10))?;
+        world.run_until(world.now + Duration::from_secs(30))?;
+        let (calls, trouble) = (world.portal.ended.len(), trouble(dice));
+        world.happen(&Event::Trouble(trouble))?;
+        for number in 0..4 {
+            world.publish(number)?;
+        }
+        while world.portal.ended.len() == calls {
+            world.run_until(world.now + STEP)?;
+        }
+        world.happen(&Event::Heal)?;
+        for _ in 0..1000 {
+            world.run_until(world.now + STEP)?;
+            let histories = world.broker.queued().filter_map(|message| message.history.as_ref());
+            let attempts: u32 = histories.map(|history| history.attempts).sum();
+            ensure!(attempts == 0, "an attempt is counted: {}, {setting:?}", trouble.name());
+        }
+        world.end()
+    })
+}
+
 /// A probe customer that never goes well is found out: then a lone bad customer is no outage.
 #[test]
 fn a_bad_probe_customer_is_found_out() -> Result<()> {
