@@ -29,9 +29,9 @@ use lapin::{Connection, ConnectionProperties};
 /// Stands for a byte that is not UTF-8: ASCII's character for this (SUB). No id may contain it.
 const SUBSTITUTE: u8 = 0x1A;
 /// A table or an array deeper than this is read as the bytes that it is on the wire.
-const MAX_DEPTH: u8 = 16;
+const MAX_DEPTH: u8 = 100;
 /// So many values of a message's headers are read; those that follow are bytes too.
-const MAX_VALUES: u32 = 1000;
+const MAX_VALUES: u32 = 4000;
 /// Read at once.
 const CHUNK: usize = 64 * 1024;
 /// What is needed of a frame that is too large is smaller.
