@@ -13,7 +13,7 @@ use crate::support::bed::{Bed, LIMIT};
 use crate::support::chaos::{ChaosProxy, Fault};
 use crate::support::eventually;
 use crate::support::raw_publisher::{publish_filled, publish_with_all, publish_with_id};
-use crate::support::traffic::{all_applied, publish, wrote};
+use crate::support::traffic::{OPENED, all_applied, publish, wrote};
 use crate::telemetry::{get, serve};
 
 suite!(Broker:
@@ -204,13 +204,15 @@ enum Cause {
 async fn bring_about(bed: &Bed, proxy: &ChaosProxy, cause: Cause, consuming: usize) -> Result<()> {
     match cause {
         Cause::Pause => {
+            let paused = bed.output().matches(PAUSED).count();
             order(bed, "pause").await?;
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            wrote(bed, PAUSED, paused + 1, LIMIT * 2).await?;
             order(bed, "resume").await?;
         }
         Cause::Outage => {
+            let opened = bed.output().matches(OPENED).count();
             bed.simulator.fault(json!({"fault": {"kind": "status", "code": 503}})).await?;
-            tokio::time::sleep(Duration::from_secs(4)).await;
+            wrote(bed, OPENED, opened + 1, LIMIT * 2).await?;
             bed.simulator.heal().await?;
         }
         Cause::Ledger => {
