@@ -271,5 +271,11 @@ async fn never_more_is_in_hand_than_the_prefetch_and_the_calls(context: Context)
     println!("two of each cause: at most {greatest} in hand, {MOST} allowed");
     ensure!((20..=MOST).contains(&greatest), "{greatest} in hand");
     all_applied(&bed, EVENTS, LIMIT * 6).await?;
+    // What was applied as its connection was lost comes again.
+    eventually("nothing in hand", LIMIT * 4, || async {
+        let is_empty = bed.queues.depth(&bed.queue("work")).await? == 0;
+        Ok((is_empty && in_hand(&port).await? == 0).then_some(()))
+    })
+    .await?;
     bed.end(relay).await.map(drop)
 }
