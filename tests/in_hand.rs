@@ -12,6 +12,7 @@ use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT};
 use crate::support::chaos::{ChaosProxy, Fault};
 use crate::support::eventually;
+use crate::support::held;
 use crate::support::raw_publisher::{publish_filled, publish_with_all, publish_with_id};
 use crate::support::traffic::{OPENED, all_applied, publish, wrote};
 use crate::telemetry::{get, serve};
@@ -272,8 +273,9 @@ async fn never_more_is_in_hand_than_the_prefetch_and_the_calls(context: Context)
     ensure!((20..=MOST).contains(&greatest), "{greatest} in hand");
     all_applied(&bed, EVENTS, LIMIT * 6).await?;
     // What was applied as its connection was lost comes again.
+    let (work, tiers) = bed.ways().await?;
     eventually("nothing in hand", LIMIT * 4, || async {
-        let is_empty = bed.queues.depth(&bed.queue("work")).await? == 0;
+        let is_empty = held::ready(&bed, &work, &tiers).await? == 0;
         Ok((is_empty && in_hand(&port).await? == 0).then_some(()))
     })
     .await?;

@@ -40,16 +40,13 @@ pub(super) fn fit(properties: BasicProperties, frame_max: u32) -> BasicPropertie
     let mut headers: Vec<(ShortString, AMQPValue)> =
         table.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     cut_our_texts(&mut headers);
-    let mut size = others + headers.iter().map(entry_len).sum::<usize>();
+    let size = others + headers.iter().map(entry_len).sum::<usize>();
     if size > limit {
-        headers.sort_by_key(|entry| (is_needed(entry), Reverse(entry_len(entry))));
-        size += NOTE_BYTES;
-        let is_moved_out = |entry: &&(ShortString, AMQPValue)| {
-            let is_too_much = size > limit;
-            size -= if is_too_much { entry_len(entry) } else { 0 };
-            is_too_much
-        };
-        let count = headers.iter().take_while(is_moved_out).count();
+        headers.sort_by_key(|entry| {
+            let bytes = entry_len(entry);
+            (is_needed(entry.0.as_str(), bytes), Reverse(bytes))
+        });
+        let (count, _) = enough(headers.iter().map(entry_len), size + NOTE_BYTES - limit);
         let note = note(headers.drain(..count));
         headers.push((DROPPED_HEADERS.into(), AMQPValue::LongString(note.into())));
     }
@@ -83,12 +80,22 @@ fn room(frame_max: u32) -> usize {
     frame_max.saturating_sub(FRAME_OVERHEAD + BROKER_HEADERS.min(frame_max / 4))
 }
 
-/// Without it the event is another one, or its past is lost. Whoever else writes a header of such a
-/// name, or one like it, may have made it too large to be sent.
-fn is_needed(entry: &(ShortString, AMQPValue)) -> bool {
-    let name = entry.0.as_str();
+/// How many of these are so many bytes together, or more, from the first one on; and how many they are.
+pub(super) fn enough(lengths: impl Iterator<Item = usize>, excess: usize) -> (usize, usize) {
+    let mut taken = 0;
+    let is_taken = |length: &usize| {
+        let is_too_little = taken < excess;
+        taken += if is_too_little { *length } else { 0 };
+        is_too_little
+    };
+    (lengths.take_while(is_taken).count(), taken)
+}
+
+/// Whether without this header, of so many bytes, the event is another one, or its past is lost. Whoever
+/// else writes a header of such a name, or one like it, may have made it too large to be sent.
+pub(super) fn is_needed(name: &str, bytes: usize) -> bool {
     let most = if name.starts_with(PREFIX) { MAX_OURS } else { MAX_ATTRIBUTE };
-    entry_len(entry) <= most
+    bytes <= most
         && (name.starts_with(PREFIX)
             || name == "traceparent"
             || attribute_name(name).is_some_and(|name| ATTRIBUTES.contains(&name)))

@@ -11,7 +11,6 @@
 use std::cmp::Reverse;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -26,6 +25,8 @@ use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 
+use super::frame;
+
 /// Stands for a byte that is not UTF-8: ASCII's character for this (SUB). No id may contain it.
 const SUBSTITUTE: u8 = 0x1A;
 /// A table or an array deeper than this is read as the bytes that it is on the wire.
@@ -34,8 +35,8 @@ const MAX_DEPTH: u8 = 100;
 const MAX_VALUES: u32 = 4000;
 /// Read at once.
 const CHUNK: usize = 64 * 1024;
-/// What is needed of a frame that is too large is smaller.
-const LARGEST_NEEDED: usize = 16 * 1024;
+/// A header of the broker's own is smaller.
+const LARGEST_OF_BROKER: usize = 16 * 1024;
 /// A frame that claims to be larger is passed on as it is, for lapin to refuse.
 const LARGEST_FRAME: usize = 16 * 1024 * 1024;
 
@@ -171,7 +172,7 @@ fn agreed_frame_max(method: &[u8]) -> Option<usize> {
 }
 
 /// The payload of a header frame, so many bytes shorter or more: without the largest of the headers that
-/// neither the broker nor we write. `None` if that does not suffice.
+/// neither the broker nor we write, nor is the event told by. `None` if that does not suffice.
 fn without_largest(payload: &[u8], excess: usize) -> Option<Vec<u8>> {
     const FLAGS: usize = 12;
     let flags = u16::from_be_bytes(*payload.get(FLAGS..)?.first_chunk()?);
@@ -186,21 +187,16 @@ fn without_largest(payload: &[u8], excess: usize) -> Option<Vec<u8>> {
     let mut foreign = Vec::new();
     while !entries.0.is_empty() {
         let begin = end - entries.0.len();
-        let is_needed = is_needed(entries.take_short_string()?);
+        let name = str::from_utf8(entries.take_short_string()?).ok()?;
         entries.value(0)?;
         let entry = begin..end - entries.0.len();
-        if !is_needed || entry.len() > LARGEST_NEEDED {
+        let is_brokers = is_brokers(name) && entry.len() <= LARGEST_OF_BROKER;
+        if !is_brokers && !frame::is_needed(name, entry.len()) {
             foreign.push(entry);
         }
     }
     foreign.sort_by_key(|entry| Reverse(entry.len()));
-    let mut taken = 0;
-    let is_taken = |entry: &&Range<usize>| {
-        let is_too_large = taken < excess;
-        taken += if is_too_large { entry.len() } else { 0 };
-        is_too_large
-    };
-    let count = foreign.iter().take_while(is_taken).count();
+    let (count, taken) = frame::enough(foreign.iter().map(ExactSizeIterator::len), excess);
     if taken < excess {
         return None;
     }
@@ -220,16 +216,10 @@ fn without_largest(payload: &[u8], excess: usize) -> Option<Vec<u8>> {
     Some(copy)
 }
 
-/// What tells a message's past.
-fn is_needed(header: &[u8]) -> bool {
-    const NAMES: [&[u8]; 6] = [
-        b"x-relay-",
-        b"x-death",
-        b"x-first-death",
-        b"x-last-death",
-        b"x-delivery-",
-        b"x-acquired-",
-    ];
+/// Whether the broker writes headers of this name.
+fn is_brokers(header: &str) -> bool {
+    const NAMES: [&str; 5] =
+        ["x-death", "x-first-death", "x-last-death", "x-delivery-", "x-acquired-"];
     NAMES.iter().any(|name| header.starts_with(name))
 }
 
@@ -445,7 +435,7 @@ mod tests {
     use futures_util::{AsyncReadExt, FutureExt, TryStreamExt, stream};
     use proptest::prelude::*;
 
-    use super::{HEADER, Legible, MAX_DEPTH, MAX_VALUES, METHOD};
+    use super::{HEAD, HEADER, Legible, MAX_DEPTH, MAX_VALUES, METHOD, without_largest};
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         let size = u32::try_from(payload.len()).expect("a short one").to_be_bytes();
@@ -544,6 +534,12 @@ mod tests {
             |a: &[u8], b: &[u8]| header(&[&text(b"small", 50)[..], a, &ours, b].concat(), b"m");
         let sent = headers(&text(b"large", 600), &text(b"larger", 700));
         let shorter = headers(&[], &[]);
+        let time = text(b"ce-time", 800);
+        assert_eq!(
+            without_largest(&header(&[&time[..], &text(b"small", 50)].concat(), b"m")[HEAD..], 30),
+            Some(header(&time, b"m")[HEAD..].to_vec()),
+            "an event is told by its time"
+        );
         assert!(headers(&text(b"large", 600), &[]).len() > 1000 && shorter.len() < 1000);
         let body = frame(3, b"after it");
         for piece in [1, 99, 5000] {

@@ -9,7 +9,7 @@ use crate::admin::ListenError;
 use crate::amqp::topology::{self, Finding};
 use crate::amqp::{AmqpError, Deliveries, Delivery, Link, Seen, Watch};
 use crate::clock;
-use crate::config::{Config, Declare};
+use crate::config::Declare;
 use crate::domain::appetite::Appetite;
 use crate::domain::gate::Intake;
 use crate::ledger::LedgerError;
@@ -302,7 +302,6 @@ impl Supply<'_> {
     fn room(&self) -> usize {
         let (granted, strays) = self.deliveries.granted_and_strays();
         let taken = granted + strays;
-        let Config { broker, worker, .. } = &self.worker.config;
         match self.wanted {
             Some(Intake::Full) => {
                 let limit = usize::from(self.appetite.limit());
@@ -312,7 +311,7 @@ impl Supply<'_> {
             }
             // What is in hand may wait for other things than the portal.
             Some(Intake::One) if granted == 0 => {
-                usize::from(taken < usize::from(broker.prefetch) + worker.in_flight)
+                usize::from(taken < self.worker.config.in_hand_at_most())
             }
             Some(Intake::One | Intake::Nothing) | None => 0,
         }
