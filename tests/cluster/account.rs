@@ -36,10 +36,10 @@ impl Applied {
         Ok(Applied { times, at })
     }
 
-    /// How many of the events were never applied.
-    pub(crate) fn lost(&self, word: &str, events: usize) -> usize {
-        let is_lost = |event: &usize| !self.times.contains_key(&load::address(word, *event));
-        (0..events).filter(is_lost).count()
+    /// The events that were not applied.
+    pub(crate) fn missing(&self, word: &str, events: usize) -> Vec<usize> {
+        let is_missing = |event: &usize| !self.times.contains_key(&load::address(word, *event));
+        (0..events).filter(is_missing).collect()
     }
 
     /// Calls that were made again, of these events.
@@ -62,7 +62,7 @@ pub(crate) struct Row {
     pub(crate) fail_over: Duration,
     pub(crate) bound: Duration,
     published: Published,
-    pub(crate) lost: usize,
+    pub(crate) lost: Vec<usize>,
     /// Of events that the CRM sent once, and of those it sent again.
     doubles: [usize; 2],
 }
@@ -76,7 +76,7 @@ impl Row {
         applied: &Applied,
     ) -> Row {
         let word = fault.name();
-        let lost = applied.lost(word, published.events);
+        let lost = applied.missing(word, published.events);
         let fail_over = applied.longest_gap(struck_at);
         let again = &published.again;
         let once = (0..published.events).filter(|event| !again.contains(event));
@@ -101,7 +101,7 @@ impl fmt::Display for Row {
             self.published.longest_wait.as_secs_f64(),
             self.published.events,
             self.published.again.len(),
-            self.lost,
+            self.lost.len(),
             self.doubles[0],
             self.doubles[1]
         )

@@ -45,6 +45,12 @@ impl Cluster {
         .await
     }
 
+    /// What a node says of every queue, as a table.
+    pub(crate) async fn account(&self, witness: usize) -> Result<String> {
+        let list = ["list_queues", "name", "leader", "messages", "messages_ready", "state"];
+        self.ctl(witness, &list).await
+    }
+
     /// How many messages a queue holds.
     pub(crate) async fn depth(&self, queue: &str) -> Result<u64> {
         let queues = self.queues(0).await?;

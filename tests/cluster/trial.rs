@@ -6,7 +6,7 @@ use anyhow::Result;
 use tokio::time::sleep;
 
 use crate::account::{Applied, Row};
-use crate::load::{Load, PER_SECOND};
+use crate::load::{Load, PER_SECOND, Published};
 use crate::nodes::{Cluster, Fault, SIZE};
 use crate::support::eventually;
 use crate::support::relay::{self, Settings};
@@ -14,6 +14,8 @@ use crate::support::simulator::Simulator;
 
 const BEFORE: Duration = Duration::from_secs(3);
 const AFTER: Duration = Duration::from_secs(2);
+/// For the last event, after the queues look empty.
+const LATEST: Duration = Duration::from_mins(4);
 /// A lost connection shows at once. Silence shows after two heartbeats.
 const SHORTEST: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(12)];
 /// What a relay writes of each event; its other lines tell of the broker.
@@ -57,10 +59,11 @@ impl Stage {
         let published = load.stop().await?;
         // What is lost shows in the row.
         let drained = self.cluster.drained(&queue, &retry).await;
-        let applied = Applied::read(&self.simulator, word).await?;
+        let applied = self.all_applied(word, &published).await?;
         let row = Row::new(fault, bound, struck_at, published, &applied);
-        if drained.is_err() || row.fail_over > bound || row.lost > 0 {
-            show(&relay.output());
+        if drained.is_err() || row.fail_over > bound || !row.lost.is_empty() {
+            println!("{}", self.cluster.account(witness).await?);
+            show(&relay.output(), word, &row.lost);
         }
         relay::stop(relay).await?;
         Ok(row)
@@ -77,14 +80,39 @@ impl Stage {
         if steady.await.is_ok() { "the relay goes on" } else { "THE RELAY STANDS STILL" }
     }
 
+    /// What was applied, once that is all. What a node says of its queues is up to five seconds old:
+    /// empty ones can still hold the last events. A tier whose dead-letter worker lost its confirm to
+    /// the fault sends again after three minutes.
+    async fn all_applied(&self, word: &str, published: &Published) -> Result<Applied> {
+        let began = Instant::now();
+        loop {
+            let applied = Applied::read(&self.simulator, word).await?;
+            let missing = applied.missing(word, published.events).len();
+            if missing == 0 || began.elapsed() > LATEST {
+                return Ok(applied);
+            }
+            println!(
+                "{word:<5} {missing} to come, {:.0} s after empty queues",
+                began.elapsed().as_secs_f64()
+            );
+            sleep(Duration::from_secs(2)).await;
+        }
+    }
+
     async fn applied(&self) -> Result<u64> {
         Ok(self.simulator.stats().await?["applied"].as_u64().unwrap_or(0))
     }
 }
 
-fn show(output: &str) {
-    println!("the relay wrote, beside what it says of events:");
-    for line in output.lines().filter(|line| !OF_EVENTS.iter().any(|text| line.contains(text))) {
+/// Prints the relay's log, without what it says of events that are not lost.
+fn show(output: &str, word: &str, lost: &[usize]) {
+    let lost: Vec<String> = lost.iter().map(|event| format!("\"{word}-{event}\"")).collect();
+    let is_of_another = |line: &&str| {
+        OF_EVENTS.iter().any(|text| line.contains(text))
+            && !lost.iter().any(|id| line.contains(id.as_str()))
+    };
+    println!("the relay wrote, beside what it says of other events:");
+    for line in output.lines().filter(|line| !is_of_another(line)) {
         println!("  {line}");
     }
 }
