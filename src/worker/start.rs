@@ -57,7 +57,8 @@ pub(super) async fn claim(worker: &Worker, link: &Link) -> Result<(), OpenError>
     let mut is_standby = false;
     while !may_be_active(worker, link).await? {
         if !is_standby {
-            tracing::info!("standby: another relay is active on the work queue");
+            let lock = worker.config.broker.topology.active_queue();
+            tracing::info!(lock, "standby: another relay is active on the work queue");
         }
         is_standby = true;
         worker.vitals.note(|seen| seen.is_standby = true);
