@@ -10,13 +10,14 @@ use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT};
 use crate::support::chaos::{ChaosProxy, Fault};
 use crate::support::traffic::{CLOSED, OPENED, wrote};
-use crate::support::{eventually, held};
+use crate::support::{eventually, held, relay};
 
 suite!(
 ManagedBroker:
     a_newer_value_is_sent_again_though_its_session_was_lost_meanwhile;
 Postgres:
-    a_timed_out_call_is_remembered_though_the_customer_is_read_again;
+    a_timed_out_call_is_remembered_though_the_customer_is_read_again,
+    a_relay_that_slept_between_two_calls_does_not_make_the_second;
 );
 
 const EARLY: &str = "2026-11-01T10:00:00Z";
@@ -118,4 +119,43 @@ async fn a_timed_out_call_is_remembered_though_the_customer_is_read_again(
     bed.publish(&at(&bed, "new", LATE, "Kochi")).await?;
     ends_with(&context, &bed, "Kochi").await?;
     bed.end(relay).await.map(drop)
+}
+
+/// A relay sleeps in the pause before an immediate retry, for longer than anybody waits for its calls. By
+/// then another one has applied something newer, and sent it again: nothing would mend an old call now.
+async fn a_relay_that_slept_between_two_calls_does_not_make_the_second(
+    context: Context,
+) -> Result<()> {
+    let mut bed = context.bed().await?;
+    let postgres = context.postgres().await?;
+    bed.settings.set("ledger.url", &postgres.database().await?);
+    bed.settings.set("portal.timeout", "1s").set("portal.settle_after", "2s");
+    bed.settings.set("broker.heartbeat", "1s").set("retry.immediate_first_pause", "2s");
+    bed.settings.set("retry.immediate_budget", "3s");
+    let sleeper = bed.start_relay().await?;
+    let fails = json!({"kind": "status", "code": 503});
+    let rule = json!({"match": {"entity_prefix": "C1"}, "times": 1, "fault": fails});
+    bed.simulator.fault(rule).await?;
+    bed.publish(&at(&bed, "old", EARLY, "Pune")).await?;
+    eventually("the first call", LIMIT, || async {
+        Ok((bed.simulator.stats().await?["calls"] == 1).then_some(()))
+    })
+    .await?;
+    // The answer is on its way, and the pause after it lasts for a second at least.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sleeper.signal("STOP").await?;
+    let other = bed.start_relay().await?;
+    bed.publish(&at(&bed, "new", LATE, "Kochi")).await?;
+    // Once on its own, and once more when no call of the sleeper could land any more.
+    eventually("the newer value, twice", LIMIT, || async {
+        Ok(cities(&bed).await?.ends_with(&["Kochi".into(), "Kochi".into()]).then_some(()))
+    })
+    .await?;
+    sleeper.signal("CONT").await?;
+    held::until_all_ended(&bed, context.broker().await?, LIMIT).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let cities = cities(&bed).await?;
+    ensure!(cities.last().is_some_and(|last| last == "Kochi"), "{cities:?}");
+    relay::stop(other).await?;
+    bed.end(sleeper).await.map(drop)
 }

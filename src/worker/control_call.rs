@@ -47,8 +47,13 @@ impl Worker {
         let Candidate { customer, update, .. } = candidate;
         let give_back = || self.gate.learn(|rules| rules.give_back(pass, clock::instant()));
         let key = self.ledger.key(customer);
+        let read = async {
+            // Nothing else lies between the lease and the call.
+            self.gate.keep_rate().await;
+            self.ledger.load(key).await
+        };
         let loaded = tokio::select! {
-            loaded = self.ledger.load(key) => loaded,
+            loaded = read => loaded,
             () = self.cut.cancelled() => {
                 give_back();
                 return false;
@@ -66,7 +71,11 @@ impl Worker {
             );
         }
         // No event comes again after a crash to say so: it is in the ledger before.
-        if !is_newest || self.mark(key, &loaded, true).await != Committed::Done {
+        let marked = if is_newest { Some(self.mark(key, &loaded, true).await) } else { None };
+        if marked == Some(Committed::Refused) {
+            self.gate.learn(|rules| rules.give_up(customer, clock::instant()));
+        }
+        if marked != Some(Committed::Done) {
             give_back();
             self.end_lease(key, loaded.lease, None).await;
             return false;
@@ -89,7 +98,6 @@ impl Worker {
 
     /// Whether the call may still be under way.
     async fn call_again(&self, customer: &Arc<str>, update: &Update, pass: Pass) -> bool {
-        self.gate.keep_rate().await;
         let context = Context::new();
         tokio::select! {
             called = self.call_once(customer, update, &context, 0) => {

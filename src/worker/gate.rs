@@ -34,6 +34,8 @@ struct Inner {
     admitted: HashMap<Ticket, oneshot::Sender<Pass>>,
     /// Turns that wait for news of a fault.
     learners: usize,
+    /// What was told last: to look there is quicker than at a channel, and nearly always nothing is new.
+    told: (Agenda, Intake),
 }
 
 /// What the passing of time will change.
@@ -49,11 +51,12 @@ impl Gate {
     pub(super) fn new(config: &Config) -> Gate {
         let probe_customer = config.portal.probe_customer.clone().map(Arc::new);
         let rules = Rules::new(config.outage.gate, probe_customer);
-        let (intake, _) = watch::channel(rules.intake());
+        let told = (Agenda::default(), rules.intake());
+        let (intake, _) = watch::channel(told.1);
         // One after the other, evenly: a burst is what a portal with a limit refuses.
         let quota = |rate| Quota::per_second(rate).allow_burst(std::num::NonZeroU32::MIN);
         Gate {
-            inner: Mutex::new(Inner { rules, admitted: HashMap::new(), learners: 0 }),
+            inner: Mutex::new(Inner { rules, admitted: HashMap::new(), learners: 0, told }),
             intake,
             agenda: watch::Sender::default(),
             learned: Notify::new(),
@@ -102,9 +105,14 @@ impl Gate {
 
     /// Changes what is known, and lets pass who may pass now.
     pub(super) fn learn<T>(&self, change: impl FnOnce(&mut Rules) -> T) -> T {
+        self.learn_at(clock::instant(), change)
+    }
+
+    /// The same, by whoever knows what time it is.
+    pub(super) fn learn_at<T>(&self, now: Instant, change: impl FnOnce(&mut Rules) -> T) -> T {
         let mut inner = self.lock();
         let changed = change(&mut inner.rules);
-        self.go_on(&mut inner, clock::instant());
+        self.go_on(&mut inner, now);
         changed
     }
 
@@ -199,8 +207,12 @@ impl Gate {
         let next = [inner.rules.next_change(now), next_call].into_iter().flatten();
         let next = next.filter(|at| *at > now).min();
         let agenda = Agenda { next, wants_control: inner.rules.wants_control(now) };
-        set_if_new(&self.agenda, agenda);
-        set_if_new(&self.intake, inner.rules.intake());
+        let tells = (agenda, inner.rules.intake());
+        if tells != inner.told {
+            inner.told = tells;
+            set_if_new(&self.agenda, tells.0);
+            set_if_new(&self.intake, tells.1);
+        }
         if inner.learners > 0 {
             self.learned.notify_waiters();
         }

@@ -94,7 +94,7 @@ impl Worker {
         let moment = Moment { now, wall, dice, lost };
         let policy = self.config.turn_policy();
         let (action, news) =
-            self.gate.learn(|rules| visit.turn.step(rules, fact, &moment, &policy));
+            self.gate.learn_at(now, |rules| visit.turn.step(rules, fact, &moment, &policy));
         news.inspect(|news| gate::log(*news, now));
         match &action {
             Action::End(Ending::Verdicts(verdicts)) => visit.log_attempt(self, verdicts, &[]),
@@ -161,6 +161,14 @@ impl Worker {
 
     /// The customer must be ours for the time of a call; those that are ready go along.
     async fn secure(&self, visit: &mut Visit, joins: bool) -> Fact {
+        if visit.attempt.is_some() {
+            // A repetition. A first call has kept the rate at the gate.
+            tokio::select! {
+                biased;
+                () = self.cut.cancelled() => return Input::Cut,
+                () = self.gate.keep_rate() => {}
+            }
+        }
         let span = self.config.longest_attempt();
         let mut read = None;
         if visit.lease.is_some_and(|lease| !lease.lasts(clock::instant(), span)) {
@@ -197,9 +205,6 @@ impl Worker {
     /// Calls the portal.
     async fn call(&self, visit: &mut Visit, update: Arc<Update>) -> Fact {
         let repeats = visit.attempt.as_ref().map_or(0, |attempt| attempt.calls);
-        if repeats > 0 {
-            self.gate.keep_rate().await;
-        }
         let first = visit.turn.first();
         let called = tokio::select! {
             called = self.call_once(&first.customer, &update, first.delivery.context(), repeats) => called,

@@ -52,11 +52,6 @@ impl Ledger {
         (Read::Ours { row, was_taken_over }, self.tokens)
     }
 
-    /// The token of a customer's lease.
-    pub(super) fn token(&self, customer: &Arc<str>) -> u64 {
-        self.leases.get(customer).map_or(0, |lease| lease.token)
-    }
-
     /// Whether a lease lasts for a call.
     pub(super) fn lasts(
         &self,

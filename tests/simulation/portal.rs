@@ -95,7 +95,7 @@ impl Portal {
         if outcome == Outcome::Applied {
             self.apply(customer, &values, now);
         } else if outcome.is_ambiguous() && fault.is_none() && dice.random_bool(0.3) {
-            let is_late = outcome.may_be_under_way() && !is_control && dice.random_bool(0.5);
+            let is_late = outcome.may_be_under_way() && dice.random_bool(0.5);
             let delay = if is_late { dice.random_range(1..=LATEST_EFFECT) } else { 0 };
             self.take_effect_later(customer, values, Duration::from_secs(delay), now);
         }

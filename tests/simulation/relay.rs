@@ -18,6 +18,7 @@ use customer_relay::domain::group::{Carrier, Conclusion, Event};
 use customer_relay::domain::history::History;
 use customer_relay::domain::lanes::{Arrival, Lanes, Waiting};
 use customer_relay::domain::outcome::Outcome;
+use customer_relay::domain::response::Judgement;
 use customer_relay::domain::retry::after;
 use customer_relay::domain::row::Row;
 use customer_relay::domain::settlement::{self, Committed, End, Publication, Record, Settlement};
@@ -29,6 +30,16 @@ use rand::RngExt;
 use super::broker::{Letter, Message};
 use super::rules::{check_pass, check_uncounted};
 use super::world::{IMMEDIATE_RETRIES, LONGEST_CALL, World};
+
+/// After such a silence the broker gives up a connection.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// What a relay knows of a call that it slept through.
+fn timed_out() -> Judgement {
+    let outcome = Outcome::TimedOut;
+    let (http_status, portal_status, message, retry_after) = (None, None, None, None);
+    Judgement { outcome, http_status, portal_status, message, retry_after }
+}
 
 /// A delivery in hand.
 #[derive(Debug)]
@@ -88,6 +99,8 @@ enum Doing {
         update: Arc<Update>,
         started: Duration,
         ends: Duration,
+        /// Nothing is known of it: the relay slept.
+        is_lost: bool,
     },
     Settling(Settling),
     /// For a moment, between two of these.
@@ -123,9 +136,13 @@ struct Visit {
 struct ControlCall {
     candidate: Candidate,
     pass: Pass,
+    /// As it was read.
+    row: Row,
     lease: u64,
     started: Duration,
     ends: Duration,
+    /// As of an event's call.
+    is_lost: bool,
 }
 
 pub(super) struct Relay {
@@ -144,6 +161,8 @@ pub(super) struct Relay {
     session: Rc<Cell<u64>>,
     /// It takes no more, and calls that last longer than this are cut.
     cut_at: Option<Duration>,
+    /// Until then it does nothing.
+    sleeps_until: Duration,
 }
 
 /// One thing that a relay can do now.
@@ -174,33 +193,32 @@ impl Relay {
             credentials,
             session: Rc::default(),
             cut_at: None,
+            sleeps_until: Duration::ZERO,
         }
     }
 
     /// Calls under way, by customer.
     pub(super) fn calling(&self) -> impl Iterator<Item = &Arc<str>> {
-        let visits =
-            self.visits.values().filter(|visit| matches!(visit.doing, Doing::Calling { .. }));
-        visits
-            .map(|visit| &visit.customer)
-            .chain(self.control.iter().map(|one| &one.candidate.customer))
-    }
-
-    /// Customers whose lease lasts for what is under way: a call, or the pause before the next one.
-    pub(super) fn secured(&self) -> impl Iterator<Item = &Arc<str>> {
-        let pausing = self.visits.values().filter(|visit| visit.pauses > 0);
-        self.calling().chain(pausing.map(|visit| &visit.customer))
+        let is_calling =
+            |visit: &&Visit| matches!(visit.doing, Doing::Calling { is_lost: false, .. });
+        let visits = self.visits.values().filter(is_calling).map(|visit| &visit.customer);
+        let control = self.control.iter().filter(|control| !control.is_lost);
+        visits.chain(control.map(|control| &control.candidate.customer))
     }
 
     /// Updates of calls under way.
     fn calls(&self) -> Vec<(Arc<str>, Arc<Update>)> {
         let visits = self.visits.values().filter_map(|visit| match &visit.doing {
-            Doing::Calling { update, .. } => {
+            Doing::Calling { update, is_lost: false, .. } => {
                 Some((Arc::clone(&visit.customer), Arc::clone(update)))
             }
             _ => None,
         });
-        visits.collect()
+        let control = self.control.iter().filter(|control| !control.is_lost).map(|control| {
+            let Candidate { customer, update, .. } = &control.candidate;
+            (Arc::clone(customer), Arc::clone(update))
+        });
+        visits.chain(control).collect()
     }
 
     /// What a step is about, for a trace.
@@ -241,6 +259,9 @@ impl World {
         let relay = &self.relays[index];
         let now = self.instant();
         let mut steps = Vec::new();
+        if relay.sleeps_until > self.now {
+            return steps;
+        }
         let is_stopping = relay.cut_at.is_some();
         for (place, back) in relay.hands_back.iter().enumerate() {
             steps.extend((0..back.items.len().max(1)).map(|item| Step::HandBack(place, item)));
@@ -319,6 +340,9 @@ impl World {
     /// When a relay can do something by the passing of time.
     pub(super) fn next_time_of(&self, index: usize) -> Option<Duration> {
         let relay = &self.relays[index];
+        if relay.sleeps_until > self.now {
+            return Some(relay.sleeps_until);
+        }
         let mut times: Vec<Duration> = Vec::new();
         for visit in relay.visits.values() {
             match &visit.doing {
@@ -478,7 +502,7 @@ impl World {
         if std::mem::take(&mut visit.is_excused) || is_outage {
             check_uncounted(turn, &action)?;
         }
-        if !matches!(action, Action::Pause | Action::Call(_)) {
+        if !matches!(action, Action::Pause | Action::Secure { .. } | Action::Call(_)) {
             visit.pauses = 0;
         }
         let started = self.now;
@@ -496,7 +520,7 @@ impl World {
             }
             Action::Call(update) => {
                 let ends = self.now + Duration::from_millis(self.dice.random_range(1..60));
-                Doing::Calling { update, started, ends }
+                Doing::Calling { update, started, ends, is_lost: false }
             }
             Action::Sleep(pause) => Doing::Until(self.now + pause),
             Action::SleepUntil(at) => Doing::Asleep(at.duration_since(self.base)),
@@ -575,10 +599,14 @@ impl World {
                 relay.gate.withdraw(ticket);
                 Input::HeldForLong
             }
-            Doing::Calling { update, started, .. } => {
+            Doing::Calling { update, started, is_lost, .. } => {
                 let credentials = relay.credentials;
                 let whose = (&customer, &*update);
-                let judgement = self.portal.answer(whose, credentials, false, now, &mut self.dice);
+                let judgement = if is_lost {
+                    timed_out()
+                } else {
+                    self.portal.answer(whose, credentials, false, now, &mut self.dice)
+                };
                 let started = self.base + started;
                 Input::Answered(Call::new(customer, started, credentials), judgement)
             }
@@ -762,51 +790,86 @@ impl World {
         let (control, news) = relay.gate.control((now, wall), dice, is_free);
         relay.control_again_at = self.now + Duration::from_millis(100);
         if let Control::Call(candidate, pass) = control {
-            let (read, lease) = self.ledger.read(&candidate.customer, relay.identity, self.now);
-            let is_newest = match &read {
-                Read::Ours { row, .. } => self.ledger.is_none || candidate.is_newest(row),
-                _ => false,
-            };
-            if is_newest {
-                self.tally.controls += 1;
-                let (started, ends) = (self.now, self.now + Duration::from_millis(30));
-                relay.control = Some(ControlCall { candidate, pass, lease, started, ends });
-            } else {
-                if matches!(read, Read::Ours { .. }) {
-                    relay.gate.give_up(&candidate.customer, now);
-                    self.ledger.commit(&candidate.customer, None, lease, false);
+            let customer = Arc::clone(&candidate.customer);
+            let (read, lease) = self.ledger.read(&customer, relay.identity, self.now);
+            let row = match read {
+                Read::Ours { row, .. } if self.ledger.is_none || candidate.is_newest(&row) => row,
+                read => {
+                    if matches!(read, Read::Ours { .. }) {
+                        relay.gate.give_up(&customer, now);
+                        self.ledger.commit(&customer, None, lease, false);
+                    }
+                    self.give_control_back(index, &customer, pass);
+                    self.note(news);
+                    return Ok(());
                 }
-                relay.gate.give_back(pass, now);
-                self.leave_lane(index, &candidate.customer);
+            };
+            let marked = self.mark_control(index, &customer, &row, (lease, true))?;
+            if marked == Committed::Refused {
+                self.relays[index].gate.give_up(&customer, now);
+            }
+            match marked {
+                Committed::Done => {
+                    self.tally.controls += 1;
+                    let (started, ends) = (self.now, self.now + Duration::from_millis(30));
+                    let is_lost = false;
+                    let call = ControlCall { candidate, pass, row, lease, started, ends, is_lost };
+                    self.relays[index].control = Some(call);
+                }
+                Committed::LeaseLost | Committed::Refused => {
+                    self.ledger.commit(&customer, None, lease, false);
+                    self.give_control_back(index, &customer, pass);
+                }
             }
         }
         self.note(news);
         Ok(())
     }
 
+    fn give_control_back(&mut self, index: usize, customer: &Arc<str>, pass: Pass) {
+        let now = self.instant();
+        self.relays[index].gate.give_back(pass, now);
+        self.leave_lane(index, customer);
+    }
+
+    /// What a control call may undo is in the ledger before it begins. Where nothing was applied,
+    /// nothing can be undone.
+    fn mark_control(
+        &mut self,
+        index: usize,
+        customer: &Arc<str>,
+        row: &Row,
+        (lease, keeps_lease): (u64, bool),
+    ) -> Result<Committed> {
+        let wall = self.wall_of(index)?;
+        let mut marked = row.clone();
+        marked.mark(None, after(wall, self.config.portal.settle_after), wall);
+        let marked = (*row != Row::default()).then_some(marked);
+        Ok(self.ledger.commit(customer, marked, lease, keeps_lease))
+    }
+
     fn end_control(&mut self, index: usize) -> Result<()> {
         let (now, wall, dice) = (self.instant(), self.wall_of(index)?, self.dice.random());
         let relay = &mut self.relays[index];
         let control = relay.control.take().context("no control call")?;
-        let ControlCall { candidate, pass, lease, started, .. } = control;
+        let ControlCall { candidate, pass, row, lease, started, is_lost, .. } = control;
         let Candidate { customer, update, .. } = candidate;
         let credentials = relay.credentials;
-        let judgement =
-            self.portal.answer((&customer, &update), credentials, true, self.now, &mut self.dice);
+        let judgement = if is_lost {
+            timed_out()
+        } else {
+            self.portal.answer((&customer, &update), credentials, true, self.now, &mut self.dice)
+        };
         let judgement = self.config.retry.believe(judgement);
         let started = self.base + started;
         let call = Call::new(Arc::clone(&customer), started, credentials);
         let (_, news) = relay.gate.end(&call, pass, &judgement, (now, wall), dice);
-        let row = if judgement.outcome.may_be_under_way() {
-            let (read, _) = self.ledger.read(&customer, relay.identity, self.now);
-            let Read::Ours { mut row, .. } = read else { bail!("the control's lease is lost") };
-            row.mark(None, after(wall, self.config.portal.settle_after), wall);
-            Some(row)
+        if judgement.outcome.may_be_under_way() {
+            self.mark_control(index, &customer, &row, (lease, false))?;
         } else {
-            None
-        };
-        let lease = if row.is_some() { self.ledger.token(&customer) } else { lease };
-        self.ledger.commit(&customer, row, lease, false);
+            let row = (row != Row::default()).then_some(row);
+            self.ledger.commit(&customer, row, lease, false);
+        }
         self.leave_lane(index, &customer);
         self.note(news);
         Ok(())
@@ -828,6 +891,28 @@ impl World {
     fn forget_deliveries(&mut self, index: usize) {
         for event in self.broker.lose_session(index) {
             self.published[event].is_receipt_lost = true;
+        }
+    }
+
+    /// It does nothing for so long. Calls under way end without it, and in a longer one the broker gives
+    /// up the connection.
+    pub(super) fn sleep(&mut self, index: usize, span: Duration) {
+        for (customer, update) in self.relays[index].calls() {
+            self.portal.abandon((&customer, &update), self.now, &mut self.dice);
+        }
+        let until = self.now + span;
+        let relay = &mut self.relays[index];
+        relay.sleeps_until = until;
+        for visit in relay.visits.values_mut() {
+            if let Doing::Calling { ends, is_lost, .. } = &mut visit.doing {
+                (*ends, *is_lost) = (until, true);
+            }
+        }
+        if let Some(control) = &mut relay.control {
+            (control.ends, control.is_lost) = (until, true);
+        }
+        if span > SILENCE {
+            self.lose_session(index);
         }
     }
 

@@ -32,6 +32,8 @@ pub(super) enum Event {
     ExpireLeases,
     /// From now on the ledger takes no row of this customer.
     Refuse(usize),
+    /// A relay stands still for so many seconds: SIGSTOP, or its host does.
+    Sleep(usize, u64),
     /// A relay's wall clock is set to so many seconds from the right time.
     SetClock(usize, i64),
     /// An operator.
@@ -60,6 +62,7 @@ pub(super) fn print(script: &Script) -> String {
             Event::Mend => "mend-secret".into(),
             Event::ExpireLeases => "expire-leases".into(),
             Event::Refuse(customer) => format!("refuse {customer}"),
+            Event::Sleep(relay, seconds) => format!("sleep {relay} {seconds}"),
             Event::SetClock(relay, seconds) => format!("set-clock {relay} {seconds}"),
             Event::Pause => "pause".into(),
             Event::Resume => "resume".into(),
@@ -95,6 +98,7 @@ fn parse_line(line: &str) -> Result<(Duration, Event)> {
         Some("mend-secret") => Event::Mend,
         Some("expire-leases") => Event::ExpireLeases,
         Some("refuse") => Event::Refuse(number(2)?),
+        Some("sleep") => Event::Sleep(number(2)?, number(3)?.try_into()?),
         Some("set-clock") => {
             let seconds = words.get(3).with_context(|| format!("no seconds: {line}"))?;
             Event::SetClock(number(2)?, seconds.parse()?)

@@ -20,6 +20,10 @@ const SHORTEST_TROUBLE: Duration = Duration::from_millis(2100);
 /// How far a clock is set off, in seconds.
 const JUMPS: [i64; 7] = [0, 7200, -7200, 93_600, -93_600, 3, -3];
 
+/// How long a relay sleeps, in seconds: for less than a call, for longer than a lease, and for longer than
+/// a lease and `portal.settle_after`.
+const NAPS: [u64; 5] = [1, 10, 40, 100, 200];
+
 /// What can be wrong with everybody.
 pub(super) const TROUBLES: [Outcome; 11] = [
     Outcome::Failed,
@@ -97,7 +101,11 @@ fn storm(dice: &mut StdRng) -> Script {
     for _ in 0..dice.random_range(20..120) {
         now += Duration::from_millis(*[0, 3, 20, 150, 1000, 4000].choose(dice).unwrap_or(&0));
         let event = match dice.random_range(0..100) {
-            0..72 => Event::Publish(dice.random_range(0..CUSTOMERS)),
+            0..70 => Event::Publish(dice.random_range(0..CUSTOMERS)),
+            70..72 => {
+                let seconds = NAPS.choose(dice).copied().unwrap_or_default();
+                Event::Sleep(dice.random_range(0..3), seconds)
+            }
             72..74 => Event::SetClock(
                 dice.random_range(0..3),
                 JUMPS.choose(dice).copied().unwrap_or_default(),

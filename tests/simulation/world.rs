@@ -246,12 +246,15 @@ impl World {
             Event::Mend => self.give_credentials(),
             Event::ExpireLeases => {
                 // A lease lasts longer than any call, and what is left of it.
-                let secured = self.relays.iter().flat_map(Relay::secured);
-                let but = secured.chain(self.portal.under_way()).cloned().collect();
+                let calling = self.relays.iter().flat_map(Relay::calling);
+                let but = calling.chain(self.portal.under_way()).cloned().collect();
                 self.ledger.expire_leases(&but);
             }
             Event::Refuse(number) if !self.has_jumped => self.ledger.refuse(&customer(*number)),
             Event::Refuse(_) => {}
+            Event::Sleep(relay, seconds) => {
+                self.sleep(relay % self.setting.relays, Duration::from_secs(*seconds));
+            }
             Event::SetClock(relay, seconds) => {
                 self.set_clock(relay % self.setting.relays, *seconds);
             }

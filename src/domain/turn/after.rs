@@ -56,9 +56,9 @@ impl<T: Carrier> Turn<T> {
             return self.end_attempt(call, made, judgement, step);
         }
         self.note_ambiguous(judgement.outcome);
-        let update = Arc::clone(&call.update);
-        self.state = State::Calling(call);
-        Action::Call(update)
+        // The pause may have lasted longer than it was to: who else has the customer now?
+        self.state = State::Securing(call.pass, call.update);
+        Action::Secure { joins: false }
     }
 
     /// The last call of an attempt has ended.

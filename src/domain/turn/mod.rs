@@ -9,11 +9,13 @@
 //!             └── one by one ◀── refuted ◀── wait ◀──────────┘ an open fault
 //! ```
 //!
+//! A call that is repeated at once is secured anew after its pause.
+//!
 //! | while it | the worker stops | calls are cut | the delivery is forgotten |
 //! |---|---|---|---|
 //! | reads | goes on | ends | ends |
 //! | waits for the gate, a proof or a time | hands back | hands back | gives up |
-//! | secures or announces | goes on | goes on | goes on |
+//! | secures or announces | goes on | hands back before a repetition, else goes on | goes on |
 //! | calls | goes on | marks the call, hands back | goes on |
 //! | pauses before an immediate retry | ends the attempt | ends the attempt | ends the attempt |
 
