@@ -73,6 +73,7 @@ contract!(
         a_customer_belongs_to_one_relay_at_a_time,
         under_a_lost_lease_nothing_is_recorded,
         a_lease_ends_with_its_commit_unless_it_is_kept,
+        a_takeover_is_known_until_a_row_is_written,
         one_customer_may_be_asked_for_twice_at_once;
     damage:
         an_unreadable_row_is_found_and_concerns_no_other_customer,

@@ -45,6 +45,7 @@ pub(super) async fn look(link: &Link, config: &Config) -> anyhow::Result<Looked>
             error @ (LedgerError::Unreachable(_)
             | LedgerError::Broken(_)
             | LedgerError::Unfit(_)
+            | LedgerError::Locked(_)
             | LedgerError::Refused(_)
             | LedgerError::InUse(_)),
         ) => {

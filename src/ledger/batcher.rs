@@ -16,6 +16,8 @@ const MAX_BATCH: usize = 256;
 /// Where requests come thick and fast, a batch that ends in a commit waits so long for more of them:
 /// it costs nearly the same for thirty as for one. A lone request never waits.
 const BATCH_DELAY: Duration = Duration::from_millis(5);
+/// Before what somebody has locked is tried again.
+const LOCKED_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause before a batch that failed is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -65,7 +67,7 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Batcher<Q, A> {
         W: Work<Request = Q, Reply = A>,
     {
         let (requests, inbox) = mpsc::channel(MAX_BATCH);
-        tokio::spawn(serve(inbox, work, health));
+        tokio::spawn(serve(inbox, requests.downgrade(), work, health));
         Batcher { requests }
     }
 
@@ -84,6 +86,7 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Batcher<Q, A> {
 
 async fn serve<W: Work>(
     mut inbox: mpsc::Receiver<Asked<W::Request, W::Reply>>,
+    again: Again<W>,
     work: Arc<W>,
     health: watch::Sender<Health>,
 ) {
@@ -99,7 +102,7 @@ async fn serve<W: Work>(
             }
         }
         is_busy = batch.len() > 1;
-        answer(&work, std::mem::take(&mut batch), &health).await;
+        answer(&work, std::mem::take(&mut batch), &again, &health).await;
     }
 }
 
@@ -107,6 +110,7 @@ async fn serve<W: Work>(
 async fn answer<W: Work>(
     work: &Arc<W>,
     batch: Vec<Asked<W::Request, W::Reply>>,
+    again: &Again<W>,
     health: &watch::Sender<Health>,
 ) {
     let mut parts = vec![split(batch)];
@@ -119,12 +123,27 @@ async fn answer<W: Work>(
                     drop(reply.send(answer));
                 }
             }
-            Err(refusal) if requests.len() == 1 => {
+            Err(Trouble::Locked(which)) => {
+                let asked = requests.iter().cloned().zip(replies).enumerate();
+                let (locked, rest): (Vec<_>, Vec<_>) =
+                    asked.partition(|(index, _)| which.contains(index));
+                tracing::warn!(
+                    customers = locked.len(),
+                    "another session of the database has locked rows of the ledger: their customers \
+                     wait for it"
+                );
+                let asked = |(_, (request, reply))| Asked { request, reply };
+                tokio::spawn(ask_later(locked.into_iter().map(asked).collect(), again.clone()));
+                if !rest.is_empty() {
+                    parts.push(split(rest.into_iter().map(asked).collect()));
+                }
+            }
+            Err(Trouble::Refused(refusal)) if requests.len() == 1 => {
                 let request = requests[0].clone();
                 let reply = replies.pop().expect("one reply is waited for by each request");
                 Arc::clone(work).refused(Asked { request, reply }, refusal);
             }
-            Err(_) => {
+            Err(Trouble::Refused(_)) => {
                 let (first, second) = requests.split_at(requests.len() / 2);
                 let rest = replies.split_off(first.len());
                 parts.push((second.to_vec(), rest));
@@ -134,8 +153,28 @@ async fn answer<W: Work>(
     }
 }
 
+/// Hands requests in again, after a while.
+async fn ask_later<Q, A>(locked: Vec<Asked<Q, A>>, again: mpsc::WeakSender<Asked<Q, A>>) {
+    tokio::time::sleep(LOCKED_PAUSE).await;
+    for asked in locked {
+        // Without an inbox the process ends.
+        let Some(inbox) = again.upgrade() else { return };
+        drop(inbox.send(asked).await);
+    }
+}
+
 fn split<Q, A>(batch: Vec<Asked<Q, A>>) -> (Vec<Q>, Vec<oneshot::Sender<A>>) {
     batch.into_iter().map(|Asked { request, reply }| (request, reply)).unzip()
+}
+
+/// Where what could not be answered is handed in again.
+type Again<W> = mpsc::WeakSender<Asked<<W as Work>::Request, <W as Work>::Reply>>;
+
+/// What is not everybody's.
+enum Trouble {
+    Refused(Refusal),
+    /// These ones.
+    Locked(Vec<usize>),
 }
 
 /// What is the ledger's own fault is waited out; what it refuses is not tried again here.
@@ -143,7 +182,7 @@ async fn until_it_works<W: Work>(
     work: &W,
     requests: &Arc<Vec<W::Request>>,
     health: &watch::Sender<Health>,
-) -> Result<Vec<W::Reply>, Refusal> {
+) -> Result<Vec<W::Reply>, Trouble> {
     let mut pauses = Pauses::endless(LONGEST_PAUSE);
     loop {
         let error = match work.answer(Arc::clone(requests)).await {
@@ -151,7 +190,8 @@ async fn until_it_works<W: Work>(
                 Health::set(health, work.side(), None);
                 return Ok(answers);
             }
-            Err(LedgerError::Refused(refusal)) => return Err(refusal),
+            Err(LedgerError::Refused(refusal)) => return Err(Trouble::Refused(refusal)),
+            Err(LedgerError::Locked(which)) => return Err(Trouble::Locked(which)),
             Err(error) => error.to_string(),
         };
         Health::set(health, work.side(), Some(error));

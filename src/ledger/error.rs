@@ -18,6 +18,9 @@ pub enum LedgerError {
     /// Another relay uses it.
     #[error("the ledger is in use by another relay ({0})")]
     InUse(String),
+    /// Somebody else has rows of these changes locked, and may for long; nothing of all is recorded.
+    #[error("rows of the ledger are locked by another session of the database")]
+    Locked(Vec<usize>),
     /// It works, but does not take what was to be written, or does not give what was to be read.
     #[error("the ledger refuses the data: {0}")]
     Refused(Refusal),
@@ -39,7 +42,10 @@ impl LedgerError {
     pub fn is_out_of_reach(&self) -> bool {
         match self {
             LedgerError::Unreachable(_) | LedgerError::Missing(_) | LedgerError::InUse(_) => true,
-            LedgerError::Broken(_) | LedgerError::Unfit(_) | LedgerError::Refused(_) => false,
+            LedgerError::Broken(_)
+            | LedgerError::Unfit(_)
+            | LedgerError::Locked(_)
+            | LedgerError::Refused(_) => false,
         }
     }
 }

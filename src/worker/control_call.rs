@@ -59,10 +59,23 @@ impl Worker {
                 return false;
             }
         };
-        let Loaded::Ours(loaded) = loaded else {
-            give_back();
-            return false;
+        let mut loaded = match loaded {
+            Loaded::Ours(loaded) => loaded,
+            Loaded::Held => {
+                give_back();
+                return false;
+            }
+            // Another one is to be asked.
+            Loaded::Unreadable(_) | Loaded::Refused => {
+                self.gate.learn(|rules| rules.give_up(customer, clock::instant()));
+                give_back();
+                return false;
+            }
         };
+        if loaded.was_taken_over && has_values(&loaded) {
+            let now = clock::now();
+            loaded.row.mark(None, after(now, self.config.portal.settle_after), now);
+        }
         let is_newest = self.ledger.about().is_none() || candidate.is_newest(&loaded.row);
         if !is_newest && self.gate.learn(|rules| rules.give_up(customer, clock::instant())) {
             tracing::warn!(
@@ -80,7 +93,7 @@ impl Worker {
             self.end_lease(key, loaded.lease, None).await;
             return false;
         }
-        if self.call_again(customer, update, pass).await {
+        if self.call_again((customer, update), pass, loaded.lease).await {
             self.mark(key, &loaded, false).await;
         } else {
             let row = has_values(&loaded).then(|| loaded.row.pack());
@@ -97,10 +110,15 @@ impl Worker {
     }
 
     /// Whether the call may still be under way.
-    async fn call_again(&self, customer: &Arc<str>, update: &Update, pass: Pass) -> bool {
+    async fn call_again(
+        &self,
+        (customer, update): (&Arc<str>, &Update),
+        pass: Pass,
+        lease: Option<Lease>,
+    ) -> bool {
         let context = Context::new();
         tokio::select! {
-            called = self.call_once(customer, update, &context, 0) => {
+            called = self.call_once(customer, update, (&context, 0), lease) => {
                 let judgement = self.config.retry.believe(called.judgement);
                 let outcome = judgement.outcome;
                 tracing::info!(outcome = outcome.name(), "control call");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use customer_relay::ledger::{CustomerKey, Target};
 
 use crate::postgres::connect;
@@ -36,6 +36,15 @@ impl Hand {
             }
             Hand::Server(url) => Ok(connect(url).await?.batch_execute(sql).await?),
         }
+    }
+
+    /// A session that has done this and not said the end of it: what it has locked stays so while it
+    /// lives.
+    pub async fn begin(&self, sql: &str) -> Result<tokio_postgres::Client> {
+        let Hand::Server(url) = self else { bail!("a file has one writer") };
+        let session = connect(url).await?;
+        session.batch_execute(&format!("BEGIN; {sql}")).await?;
+        Ok(session)
     }
 
     /// The one number that a query finds.

@@ -69,6 +69,29 @@ pub async fn under_a_lost_lease_nothing_is_recorded(ground: Ground) -> Result<()
     Ok(())
 }
 
+/// A call of whoever had it before may be under way: whoever has it next must know, until a row says so.
+pub async fn a_takeover_is_known_until_a_row_is_written(ground: Ground) -> Result<()> {
+    let (one, other, about) = two(&ground).await?;
+    let key = about.key("C1");
+    let brief = Duration::from_millis(50);
+    one.lease_customers(Arc::new(vec![key]), brief).await?;
+    tokio::time::sleep(2 * brief).await;
+    let is_known = !ground.is_sqlite();
+    let end = |lease, row| Change { customer: Some(key), lease, row, ..Change::default() };
+    for _ in 0..2 {
+        let taken = lease(&other, key).await?.context("the lease has run out")?;
+        assert_eq!(taken.was_taken_over, is_known);
+        let again = lease(&other, key).await?.context("it is ours")?;
+        assert_eq!(again.was_taken_over, is_known, "its answer may have been lost");
+        other.commit_changes(Arc::new(vec![end(again.lease, None)])).await?;
+    }
+    let taken = lease(&other, key).await?.context("it is free")?;
+    let row = row("e1", at(1)).pack();
+    other.commit_changes(Arc::new(vec![end(taken.lease, Some(row))])).await?;
+    assert!(!lease(&one, key).await?.context("it is free")?.was_taken_over);
+    Ok(())
+}
+
 pub async fn a_lease_ends_with_its_commit_unless_it_is_kept(ground: Ground) -> Result<()> {
     let (one, other, about) = two(&ground).await?;
     let key = about.key("C1");

@@ -19,6 +19,8 @@ pub(super) struct Ledger {
     pub(super) is_none: bool,
     rows: HashMap<Arc<str>, Row>,
     leases: HashMap<Arc<str>, Lease>,
+    /// Customers whose last owner may have a call under way, until a row says so.
+    taken_over: HashSet<Arc<str>>,
     refused: HashSet<Arc<str>>,
     tokens: u64,
 }
@@ -43,8 +45,11 @@ impl Ledger {
                 if lease.relay != relay && lease.until > now {
                     return (Read::Held, 0);
                 }
-                was_taken_over = lease.relay != relay;
+                if lease.relay != relay {
+                    self.taken_over.insert(Arc::clone(customer));
+                }
             }
+            was_taken_over = self.taken_over.contains(customer);
             self.tokens += 1;
             let lease = Lease { relay, token: self.tokens, until: now + LEASE };
             self.leases.insert(Arc::clone(customer), lease);
@@ -85,6 +90,9 @@ impl Ledger {
             if !keeps_lease {
                 self.leases.remove(customer);
             }
+            if row.is_some() {
+                self.taken_over.remove(customer);
+            }
         }
         if let Some(row) = row.filter(|_| !self.is_none) {
             let packed = row.pack();
@@ -92,6 +100,11 @@ impl Ledger {
             self.rows.insert(Arc::clone(customer), row);
         }
         Committed::Done
+    }
+
+    /// What is recorded at the end of a turn tells of it, though it is no row.
+    pub(super) fn end_turn(&mut self, customer: &Arc<str>) {
+        self.taken_over.remove(customer);
     }
 
     /// From now on it takes no row of this customer.

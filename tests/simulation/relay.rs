@@ -706,6 +706,9 @@ impl World {
             }
             settlement::Action::Record(record) => {
                 let row = settling.row.take();
+                if record == Record::Letters {
+                    self.ledger.end_turn(&customer);
+                }
                 settlement::Input::Recorded(match record {
                     Record::Ends | Record::Letters => {
                         self.ledger.commit(&customer, row, lease, false)
@@ -792,8 +795,18 @@ impl World {
         if let Control::Call(candidate, pass) = control {
             let customer = Arc::clone(&candidate.customer);
             let (read, lease) = self.ledger.read(&customer, relay.identity, self.now);
+            let wall = self.wall_of(index)?;
+            let settled_at = after(wall, self.config.portal.settle_after);
+            let relay = &mut self.relays[index];
             let row = match read {
-                Read::Ours { row, .. } if self.ledger.is_none || candidate.is_newest(&row) => row,
+                Read::Ours { mut row, was_taken_over }
+                    if self.ledger.is_none || candidate.is_newest(&row) =>
+                {
+                    if was_taken_over && row != Row::default() {
+                        row.mark(None, settled_at, wall);
+                    }
+                    row
+                }
                 read => {
                     if matches!(read, Read::Ours { .. }) {
                         relay.gate.give_up(&customer, now);

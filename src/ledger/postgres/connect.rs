@@ -21,8 +21,9 @@ use super::rows::{get, number, pending, readable, time, write_note, write_pendin
 const CONNECTIONS: usize = 4;
 /// Until a connection, or a free one, must be there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// A statement that takes longer is given up by the server.
-const STATEMENT_LIMIT: &str = "-c statement_timeout=10s -c idle_in_transaction_session_timeout=20s";
+/// A statement that takes longer, or waits longer for a lock, is given up by the server.
+const STATEMENT_LIMIT: &str =
+    "-c statement_timeout=10s -c lock_timeout=2s -c idle_in_transaction_session_timeout=20s";
 /// Any number, as long as all relays use the same.
 const SCHEMA_LOCK: i64 = 0x7265_6c61_7901;
 
@@ -70,6 +71,8 @@ pub(super) async fn create_tables(postgres: &Postgres) -> Result<Option<About>, 
     let transaction = client.transaction().await?;
     // A large table takes its time. Relays that start together take their turn.
     transaction.batch_execute("SET LOCAL statement_timeout = 0").await?;
+    // Another relay may be at it.
+    transaction.batch_execute("SET LOCAL lock_timeout = 0").await?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK]).await?;
     let is_there = "SELECT to_regclass('relay_schema') IS NOT NULL";
     if !get::<bool>(&transaction.query_one(is_there, &[]).await?, 0)? {

@@ -1,9 +1,11 @@
 //! Customers at the server: leased by its clock, recorded under a fencing number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{Client, Transaction};
+use tokio_postgres::error::SqlState;
 
 use super::super::change::{Change, Committed};
 use super::super::model::{CustomerKey, Lease, Loaded, LoadedCustomer};
@@ -22,21 +24,23 @@ const LEASE: &str = "
         owner = $2,
         fence = known.fence + 1,
         leased_until = clock_timestamp() + $3::float8 * interval '1 second',
-        was_taken_over = known.owner IS NOT NULL AND known.owner <> $2
+        was_taken_over = known.was_taken_over
+            OR known.owner IS NOT NULL AND known.owner <> $2
     WHERE known.owner IS NULL OR known.owner = $2 OR known.leased_until IS NULL
         OR known.leased_until NOT BETWEEN clock_timestamp()
             AND clock_timestamp() + interval '1 day'
     RETURNING key, row, fence, was_taken_over";
 
-/// Rows and the ends of leases, all in one statement.
+/// Rows and the ends of leases, all in one statement. That a customer was taken over is known until a turn
+/// of its events has come to its end, and what they did is recorded: the row has it for a mark.
 const RECORD: &str = "
     UPDATE customers AS known SET
         row = coalesce(news.row, known.row),
         seen = CASE WHEN news.row IS NULL THEN known.seen ELSE news.seen END,
         owner = CASE WHEN news.keeps THEN known.owner END,
-        was_taken_over = FALSE
-    FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::boolean[])
-        AS news (key, row, seen, keeps)
+        was_taken_over = known.was_taken_over AND news.tells_nothing
+    FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::boolean[], $5::boolean[])
+        AS news (key, row, seen, keeps, tells_nothing)
     WHERE known.key = news.key";
 
 pub(super) async fn lease(
@@ -51,9 +55,18 @@ pub(super) async fn lease(
     let began = clock::instant();
     let client = postgres.client().await?;
     let statement = client.prepare_cached(LEASE).await?;
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-        [&sorted, &postgres.owner, &lease.as_secs_f64()];
-    let found = client.query(&statement, &values).await?;
+    let span = lease.as_secs_f64();
+    let is_known = |key: &&[u8]| known_locked(postgres).contains(*key);
+    if sorted.iter().any(is_known) {
+        leave_locked(postgres, &client, &mut sorted).await?;
+    }
+    let found = match client.query(&statement, &[&sorted, &postgres.owner, &span]).await {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            leave_locked(postgres, &client, &mut sorted).await?;
+            client.query(&statement, &[&sorted, &postgres.owner, &span]).await?
+        }
+        found => found?,
+    };
     let mut ours = HashMap::with_capacity(found.len());
     let mut unreadable: Vec<&[u8]> = Vec::new();
     for columns in &found {
@@ -87,6 +100,10 @@ pub(super) async fn commit(
     let mut client = postgres.client().await?;
     let transaction = client.transaction().await?;
     let owned = lock_leases(postgres, &transaction, changes).await?;
+    let locked = locked_changes(postgres, &transaction, changes, &owned).await?;
+    if !locked.is_empty() {
+        return Err(Fault::Locked(locked));
+    }
     let is_lost = |change: &Change| {
         let Some((lease, key)) = change.lease.zip(change.customer) else { return false };
         owned.get(&key) != Some(&lease.fence)
@@ -119,8 +136,69 @@ pub(super) async fn rehearse(postgres: &Postgres, change: &Change) -> Result<(),
     Ok(transaction.rollback().await?)
 }
 
-/// The fencing numbers of the leases that are still ours; nobody takes one of them before the
-/// transaction ends.
+fn known_locked(postgres: &Postgres) -> MutexGuard<'_, HashSet<Vec<u8>>> {
+    // Nothing in it can be half done.
+    postgres.locked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Leaves out the customers whose rows somebody else has locked, by hand or asleep: he keeps those alone.
+async fn leave_locked(
+    postgres: &Postgres,
+    client: &Client,
+    keys: &mut Vec<&[u8]>,
+) -> Result<(), Fault> {
+    let known = "SELECT key FROM customers WHERE key = ANY ($1)";
+    let known = client.query(known, &[&*keys]).await?;
+    let free = "SELECT key FROM customers WHERE key = ANY ($1) FOR UPDATE SKIP LOCKED";
+    let free = client.query(free, &[&*keys]).await?;
+    let mut locked = HashSet::with_capacity(known.len());
+    for columns in &known {
+        locked.insert(get::<&[u8]>(columns, 0)?);
+    }
+    for columns in &free {
+        locked.remove(get::<&[u8]>(columns, 0)?);
+    }
+    let mut remembered = known_locked(postgres);
+    for key in &*keys {
+        if !locked.contains(key) {
+            remembered.remove(*key);
+        } else if remembered.insert(key.to_vec()) {
+            tracing::warn!(
+                "another session of the database has locked a row of the ledger: its customer waits"
+            );
+        }
+    }
+    keys.retain(|key| !locked.contains(key));
+    Ok(())
+}
+
+/// The changes under leases that are ours, whose rows somebody else has locked.
+async fn locked_changes(
+    postgres: &Postgres,
+    transaction: &Transaction<'_>,
+    changes: &[Change],
+    owned: &HashMap<CustomerKey, i64>,
+) -> Result<Vec<usize>, Fault> {
+    let leases = changes.iter().map(|change| change.lease.zip(change.customer)).enumerate();
+    let missing = leases.filter_map(|(index, leased)| Some((index, leased?)));
+    let missing: Vec<(usize, (Lease, CustomerKey))> =
+        missing.filter(|(_, (_, key))| !owned.contains_key(key)).collect();
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<&[u8]> = missing.iter().map(|(_, (_, key))| key.0.as_slice()).collect();
+    let select = "SELECT key, fence FROM customers WHERE key = ANY ($1) AND owner = $2";
+    let found = transaction.query(select, &[&keys, &postgres.owner]).await?;
+    let mut fences: HashMap<CustomerKey, i64> = HashMap::with_capacity(found.len());
+    for columns in &found {
+        fences.insert(key(columns, 0)?, get(columns, 1)?);
+    }
+    let is_ours = |(lease, key): &(Lease, CustomerKey)| fences.get(key) == Some(&lease.fence);
+    Ok(missing.iter().filter(|(_, leased)| is_ours(leased)).map(|(index, _)| *index).collect())
+}
+
+/// The fencing numbers of the leases that are still ours, but for rows that somebody else has locked;
+/// nobody takes one of them before the transaction ends.
 async fn lock_leases(
     postgres: &Postgres,
     transaction: &Transaction<'_>,
@@ -130,7 +208,7 @@ async fn lock_leases(
     let keys: Vec<&[u8]> =
         leased.filter_map(|change| change.customer.as_ref()).map(|key| key.0.as_slice()).collect();
     let select = "SELECT key, fence FROM customers WHERE key = ANY ($1) AND owner = $2
-                  ORDER BY key FOR UPDATE";
+                  ORDER BY key FOR UPDATE SKIP LOCKED";
     let statement = transaction.prepare_cached(select).await?;
     let found = transaction.query(&statement, &[&keys, &postgres.owner]).await?;
     found.iter().map(|columns| Ok((key(columns, 0)?, get(columns, 1)?))).collect()
@@ -150,7 +228,8 @@ async fn record(
     transaction: &Transaction<'_>,
     changes: impl Iterator<Item = &Change>,
 ) -> Result<(), Fault> {
-    let (mut keys, mut rows, mut seen, mut keeps) = (vec![], vec![], vec![], vec![]);
+    let (mut keys, mut rows, mut seen) = (vec![], vec![], vec![]);
+    let (mut keeps, mut tells_nothing) = (vec![], vec![]);
     for change in changes {
         if let Some(key) = &change.customer
             && (change.row.is_some() || change.lease.is_some())
@@ -159,11 +238,12 @@ async fn record(
             rows.push(change.row.as_deref());
             seen.push(change.at.as_microsecond());
             keeps.push(change.keeps_lease);
+            tells_nothing.push(change.row.is_none() && change.notes.is_empty());
         }
     }
     if !keys.is_empty() {
         let statement = transaction.prepare_cached(RECORD).await?;
-        transaction.execute(&statement, &[&keys, &rows, &seen, &keeps]).await?;
+        transaction.execute(&statement, &[&keys, &rows, &seen, &keeps, &tells_nothing]).await?;
     }
     Ok(())
 }

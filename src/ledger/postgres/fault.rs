@@ -14,6 +14,8 @@ pub(super) enum Fault {
     Pool(PoolError),
     /// No answer for so long.
     Silent(Duration),
+    /// Others have rows of these changes locked.
+    Locked(Vec<usize>),
     Other(String),
 }
 
@@ -33,7 +35,7 @@ impl Fault {
     pub(super) fn is_missing_table(&self) -> bool {
         match self {
             Fault::Server(error) => error.code() == Some(&SqlState::UNDEFINED_TABLE),
-            Fault::Pool(_) | Fault::Silent(_) | Fault::Other(_) => false,
+            Fault::Pool(_) | Fault::Silent(_) | Fault::Locked(_) | Fault::Other(_) => false,
         }
     }
 
@@ -54,6 +56,7 @@ impl From<Fault> for LedgerError {
             Fault::Silent(limit) => LedgerError::Unreachable(format!(
                 "no answer within {limit:?}: does the server hang, or the network?"
             )),
+            Fault::Locked(changes) => LedgerError::Locked(changes),
             Fault::Other(text) => LedgerError::Broken(text),
         }
     }

@@ -9,7 +9,8 @@ mod number;
 mod rows;
 mod tasks;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
@@ -38,12 +39,15 @@ pub(super) struct Postgres {
     pool: Pool,
     /// Whose leases are ours.
     owner: String,
+    /// Rows that somebody else had locked, until they are seen free: nobody waits for them.
+    locked: Arc<Mutex<HashSet<Vec<u8>>>>,
 }
 
 impl Postgres {
     /// Prepares connections; the first one is made at once, so that a mistake shows.
     pub(super) async fn connect(config: &Config) -> Result<Postgres, LedgerError> {
-        let postgres = Postgres { pool: connect::pool(config)?, owner: Uuid::now_v7().to_string() };
+        let (owner, locked) = (Uuid::now_v7().to_string(), Arc::default());
+        let postgres = Postgres { pool: connect::pool(config)?, owner, locked };
         drop(postgres.client().await?);
         Ok(postgres)
     }
