@@ -34,6 +34,7 @@ suite!(NoBroker:
     a_rejection_is_final_at_once_only_between_two_successes,
     control_calls_become_rare_while_no_event_goes_well,
     an_operator_pauses_and_accepts_rejections,
+    by_an_operators_word_a_rejected_probe_customer_proves_nothing,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -57,11 +58,15 @@ fn update() -> Arc<Update> {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with_probe(None)
+    }
+
+    fn with_probe(probe: Option<Arc<Update>>) -> Bench {
         let outage = OutagePolicy { first_probe: SECOND, max_probe_interval: SECOND * 30 };
         let faults = FaultPolicy { threshold: 3, patience: PATIENCE, longest: SECOND * 120 };
         let control_calls = ControlCalls::Applied;
         let policy = GatePolicy { outage, faults, control_calls, in_flight: 8 };
-        Bench { gate: Gate::new(policy, None), now: clock::instant() }
+        Bench { gate: Gate::new(policy, probe), now: clock::instant() }
     }
 
     /// One in which a customer's update can be sent again.
@@ -540,5 +545,31 @@ async fn an_operator_pauses_and_accepts_rejections(_: Context) -> Result<()> {
         assert_eq!(attribution, Attribution::Own);
     }
     assert!(bench.is_closed());
+    Ok(())
+}
+
+/// The portal rejects the probe customer too: by the operator's word that is the fault of its update.
+async fn by_an_operators_word_a_rejected_probe_customer_proves_nothing(_: Context) -> Result<()> {
+    let mut bench = Bench::with_probe(Some(update()));
+    for customer in ["A", "B", "C"] {
+        bench.fault(customer, Outcome::Rejected);
+    }
+    assert_eq!(bench.control(Outcome::Rejected).1, Some(News::Opened(Kind::RejectingAll)));
+    assert!(bench.gate.set_accepts_rejections(true, bench.now).is_some());
+    let mut controls = 0;
+    for n in 0..600 {
+        bench.call(&format!("R{n}"), Outcome::Rejected);
+        bench.call(&format!("G{n}"), Outcome::Applied);
+        while bench.gate.wants_control(bench.now) {
+            let (control, _) = bench.gate.control((bench.now, clock::now()), 1.0, |_| true);
+            let Control::Call(candidate, pass) = control else { break };
+            controls += 1;
+            assert!(controls < 100, "one control call after another");
+            let call = Call::new(candidate.customer, bench.now, 0);
+            bench.end(&(call, pass), Outcome::Rejected, None);
+        }
+        bench.now += Duration::from_millis(100);
+    }
+    assert!(bench.is_closed() && (1..=3).contains(&controls), "{controls} control calls");
     Ok(())
 }

@@ -112,7 +112,14 @@ impl Gate {
     /// A control call tells about everybody, and has no event that could be at fault.
     fn end_control(&mut self, call: &Call, was_check: bool, end: End) -> Said {
         let End { outcome, asked, now, wall, .. } = end;
-        match outcome.evidence() {
+        let evidence = match outcome.evidence() {
+            // By an operator's word it is the fault of what was sent: that proves nothing any more.
+            Evidence::Fault(_) if outcome == Outcome::Rejected && self.accepts_rejections => {
+                Evidence::OwnFault
+            }
+            evidence => evidence,
+        };
+        match evidence {
             Evidence::Success => {
                 self.faults.prove(call, now, wall);
                 let freed = self.throttle.healthy(call, now);
@@ -143,10 +150,6 @@ impl Gate {
                     (Attribution::Again, news)
                 }
             },
-            Evidence::Fault(_) if outcome == Outcome::Rejected && self.accepts_rejections => {
-                self.faults.clear_suspicion(now);
-                (Attribution::Again, None)
-            }
             Evidence::Fault(_) if was_check => {
                 (Attribution::Again, self.check_failed(call, outcome, UNFIT_AFTER, now))
             }
