@@ -37,6 +37,7 @@ pub(super) const EXCHANGE: &str = "x-relay-exchange";
 pub(super) const ROUTING_KEY: &str = "x-relay-routing-key";
 pub(super) const ORIGINAL_EXPIRATION: &str = "x-relay-original-expiration";
 pub(super) const ORIGINAL_USER_ID: &str = "x-relay-original-user-id";
+pub(super) const ORIGINAL_REPLY_TO: &str = "x-relay-original-reply-to";
 pub(super) const DROPPED_HEADERS: &str = "x-relay-dropped-headers";
 
 pub(super) const DEAD_ID: &str = "x-relay-dead-id";

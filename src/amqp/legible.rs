@@ -53,9 +53,10 @@ pub(super) async fn connect(
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Legibly(tokio.clone())));
     let tokio = Runtime::new(tokio);
+    let wanted = address.query.frame_max;
     let connect = async move |address: AMQPUri, _| {
         let stream = address.connect_async(&tokio).await?;
-        Ok(AsyncTcpStream::Plain(Legible::new(stream)))
+        Ok(AsyncTcpStream::Plain(Legible::new(stream, wanted)))
     };
     Connection::connector(address, runtime, connect, properties).await
 }
@@ -88,7 +89,7 @@ impl Reactor for Legibly {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let stream = self.0.tcp_connect_addr(address);
-        async move { Ok(Legible::new(AsyncTcpStream::Plain(stream.await?))) }
+        async move { Ok(Legible::new(AsyncTcpStream::Plain(stream.await?), None)) }
     }
 }
 
@@ -102,14 +103,16 @@ pub(super) struct Legible<S> {
     read: usize,
     /// So many more bytes are not looked at.
     passing: usize,
-    /// No frame of the broker may be larger, as was agreed; 0: as large as it likes.
-    frame_max: usize,
+    /// The largest frame that we want, and what was agreed: no frame of the broker may be larger.
+    wanted: Option<u32>,
+    frame_max: Option<usize>,
 }
 
 impl<S> Legible<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S, wanted: Option<u32>) -> Self {
         let bytes = vec![0; CHUNK];
-        Legible { stream, bytes, given: 0, mended: 0, read: 0, passing: 0, frame_max: 0 }
+        let (given, mended, read, passing) = (0, 0, 0, 0);
+        Legible { stream, bytes, given, mended, read, passing, wanted, frame_max: None }
     }
 
     /// Makes room behind what has been read.
@@ -138,12 +141,16 @@ impl<S> Legible<S> {
             if matches!(kind, METHOD | HEADER) && size <= LARGEST_FRAME {
                 let Some(payload) = rest.get_mut(..size) else { return };
                 if kind == METHOD {
-                    self.frame_max = agreed_frame_max(payload).unwrap_or(self.frame_max);
+                    if let Some(offered) = offered_frame_max(payload) {
+                        let limits = [offered, self.wanted.unwrap_or(0)].into_iter();
+                        let smallest = limits.filter(|limit| *limit > 0).min();
+                        self.frame_max = smallest.map(|limit| limit as usize);
+                    }
                     Payload::new(payload).method();
                 } else {
                     Payload::new(payload).header();
-                    if self.frame_max > 0 && whole > self.frame_max {
-                        whole -= self.shorten(size, whole - self.frame_max);
+                    if let Some(frame_max) = self.frame_max.filter(|most| whole > *most) {
+                        whole -= self.shorten(size, whole - frame_max);
                     }
                 }
             }
@@ -164,15 +171,16 @@ impl<S> Legible<S> {
     }
 }
 
-/// What connection.tune says of frames.
-fn agreed_frame_max(method: &[u8]) -> Option<usize> {
+/// What connection.tune says of frames; 0: as large as one likes.
+fn offered_frame_max(method: &[u8]) -> Option<u32> {
     let limits = method.strip_prefix(&[0, 10, 0, 30])?;
     let frame_max = limits.get(2..6)?.first_chunk()?;
-    Some(u32::from_be_bytes(*frame_max) as usize)
+    Some(u32::from_be_bytes(*frame_max))
 }
 
-/// The payload of a header frame, so many bytes shorter or more: without the largest of the headers that
-/// neither the broker nor we write, nor is the event told by. `None` if that does not suffice.
+/// The payload of a header frame, so many bytes shorter or more: without the largest headers, and last of
+/// all those of names that the broker or we write, or that the event is told by. `None` if there is not so
+/// much.
 fn without_largest(payload: &[u8], excess: usize) -> Option<Vec<u8>> {
     const FLAGS: usize = 12;
     let flags = u16::from_be_bytes(*payload.get(FLAGS..)?.first_chunk()?);
@@ -184,19 +192,17 @@ fn without_largest(payload: &[u8], excess: usize) -> Option<Vec<u8>> {
     let mut entries = Payload::new(copy.get_mut(table..).filter(|_| flags & (1 << 13) != 0)?);
     entries.0 = entries.long_string()?;
     let end = table + 4 + entries.0.len();
-    let mut foreign = Vec::new();
+    let mut headers = Vec::new();
     while !entries.0.is_empty() {
         let begin = end - entries.0.len();
         let name = str::from_utf8(entries.take_short_string()?).ok()?;
         entries.value(0)?;
         let entry = begin..end - entries.0.len();
         let is_brokers = is_brokers(name) && entry.len() <= LARGEST_OF_BROKER;
-        if !is_brokers && !frame::is_needed(name, entry.len()) {
-            foreign.push(entry);
-        }
+        headers.push((is_brokers || frame::is_needed(name, entry.len()), entry));
     }
-    foreign.sort_by_key(|entry| Reverse(entry.len()));
-    let (count, taken) = frame::enough(foreign.iter().map(ExactSizeIterator::len), excess);
+    headers.sort_by_key(|(is_needed, entry)| (*is_needed, Reverse(entry.len())));
+    let (count, taken) = frame::enough(headers.iter().map(|(_, entry)| entry.len()), excess);
     if taken < excess {
         return None;
     }
@@ -205,10 +211,10 @@ fn without_largest(payload: &[u8], excess: usize) -> Option<Vec<u8>> {
         bytes = taken,
         "the broker has made a message's headers larger than a frame may be; the largest are left out"
     );
-    foreign.truncate(count);
+    headers.truncate(count);
     // From the end, so that those before keep their places.
-    foreign.sort_by_key(|entry| Reverse(entry.start));
-    for entry in foreign {
+    headers.sort_by_key(|(_, entry)| Reverse(entry.start));
+    for (_, entry) in headers {
         copy.drain(entry);
     }
     let length = u32::try_from(end - table - 4 - taken).expect("a part of a frame");
@@ -466,7 +472,7 @@ mod tests {
     /// What lapin reads, where the bytes come in such pieces.
     fn read(bytes: &[u8], piece: usize) -> Vec<u8> {
         let pieces: Vec<_> = bytes.chunks(piece).map(|piece| Ok(piece.to_vec())).collect();
-        let mut stream = Legible::new(stream::iter(pieces).into_async_read());
+        let mut stream = Legible::new(stream::iter(pieces).into_async_read(), None);
         let mut read = Vec::new();
         let end = stream.read_to_end(&mut read).now_or_never();
         end.expect("all is there").expect("it does not fail");
@@ -539,6 +545,12 @@ mod tests {
             without_largest(&header(&[&time[..], &text(b"small", 50)].concat(), b"m")[HEAD..], 30),
             Some(header(&time, b"m")[HEAD..].to_vec()),
             "an event is told by its time"
+        );
+        let late = header(&[&text(b"x-relay-b", 900)[..], &time].concat(), b"m");
+        assert_eq!(
+            without_largest(&late[HEAD..], 30),
+            Some(header(&time, b"m")[HEAD..].to_vec()),
+            "where nothing else is left, what seems to be needed goes too"
         );
         assert!(headers(&text(b"large", 600), &[]).len() > 1000 && shorter.len() < 1000);
         let body = frame(3, b"after it");

@@ -34,5 +34,8 @@ pub use scan_lock::{LockError, ScanLock, lock_scans};
 pub use transfer::{Exported, InvalidExport};
 pub use watch::{Seen, Watch};
 
+/// A directive for every log filter: without it whole messages are written out, personal data and all.
+pub const TELLS_OF_PEOPLE: &str = "lapin::returned_messages=off";
+
 /// The exchange that routes by queue name; what comes through it was sent by us or an operator.
 const DEFAULT_EXCHANGE: &str = "";

@@ -5,6 +5,7 @@
 //! parallelism.
 
 use std::fmt;
+use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation};
@@ -13,6 +14,9 @@ use tokio::sync::{Mutex, Semaphore};
 use super::connection::{AmqpError, Broker, Link, close_channel, within};
 use super::frame;
 use super::republish::NewMessage;
+
+/// What takes longer for each KiB of its body, beside the time that any operation may take, is stuck.
+const SLOWEST_KIB: Duration = Duration::from_millis(4);
 
 /// Why a message is not safe at the broker.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +97,8 @@ impl Publisher {
             let (exchange, routing_key) = (exchange.into(), routing_key.into());
             channel.basic_publish(exchange, routing_key, options, body, properties).await?.await
         };
-        match within(self.broker.limit, "publish", send).await {
+        let limit = self.broker.limit + SLOWEST_KIB * kib(body);
+        match within(limit, "publish", send).await {
             Ok(confirmation) => {
                 self.state.lock().await.idle.push(channel);
                 judge(confirmation, target)
@@ -169,6 +174,10 @@ impl Publisher {
             link.close().await;
         }
     }
+}
+
+fn kib(body: &[u8]) -> u32 {
+    u32::try_from(body.len() / 1024).unwrap_or(u32::MAX)
 }
 
 /// What the broker's word on a message means for it.

@@ -13,9 +13,9 @@ use super::delivery::Message;
 use super::headers::{
     AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, DOUBT_ACCEPTED, EVENT, EXCHANGE, FIELD,
     FIRST_SEEN, FLAGS, FORCE, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS,
-    ORIGINAL_EXPIRATION, ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON, RECEIPT, RELAY_VERSION,
-    REPLAY_ID, REPLAYS, RESEND, RETURNS, REVISION, ROUTING_KEY, RULE, SAME_REASON, TRACE_ID,
-    UNPROVEN_SINCE, WAIT,
+    ORIGINAL_EXPIRATION, ORIGINAL_REPLY_TO, ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON,
+    RECEIPT, RELAY_VERSION, REPLAY_ID, REPLAYS, RESEND, RETURNS, REVISION, ROUTING_KEY, RULE,
+    SAME_REASON, TRACE_ID, UNPROVEN_SINCE, WAIT,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::history::{History, NotBefore};
@@ -143,21 +143,23 @@ impl Message {
         if let Some(user_id) = self.0.properties.user_id() {
             headers.text(ORIGINAL_USER_ID, user_id.as_str());
         }
+        if let Some(reply_to) = self.0.properties.reply_to().as_ref().filter(|to| is_direct(to)) {
+            headers.text(ORIGINAL_REPLY_TO, reply_to.as_str());
+        }
         headers
     }
 
-    /// Every property but two: `expiration` would end the message in whatever queue it waits, and
-    /// `user_id` is refused from any other user.
+    /// Every property but these: `expiration` would end the message in whatever queue it waits, `user_id`
+    /// is refused from any other user, and a direct `reply_to` from all who do not wait for the reply.
     pub(super) fn properties_with(&self, headers: Headers) -> BasicProperties {
         let original = &self.0.properties;
         let mut properties = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
             .with_headers(headers.0.into());
-        let texts: [(&Option<ShortString>, Setter); 8] = [
+        let texts: [(&Option<ShortString>, Setter); 7] = [
             (original.content_type(), BasicProperties::with_content_type),
             (original.content_encoding(), BasicProperties::with_content_encoding),
             (original.correlation_id(), BasicProperties::with_correlation_id),
-            (original.reply_to(), BasicProperties::with_reply_to),
             (original.message_id(), BasicProperties::with_message_id),
             (original.kind(), BasicProperties::with_type),
             (original.app_id(), BasicProperties::with_app_id),
@@ -168,6 +170,9 @@ impl Message {
                 properties = set(properties, text.clone());
             }
         }
+        if let Some(reply_to) = original.reply_to().as_ref().filter(|to| !is_direct(to)) {
+            properties = properties.with_reply_to(reply_to.clone());
+        }
         if let Some(priority) = original.priority() {
             properties = properties.with_priority(*priority);
         }
@@ -176,6 +181,11 @@ impl Message {
         }
         properties
     }
+}
+
+/// RabbitMQ's way to be answered without a queue, good on one channel only.
+fn is_direct(reply_to: &ShortString) -> bool {
+    reply_to.as_str().starts_with("amq.rabbitmq.reply-to")
 }
 
 pub(super) fn write_history(headers: &mut Headers, history: &History) {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Usage;
 use crate::domain::text::{escape, escape_json, escape_page};
+use crate::telemetry::panic;
 
 /// Writes a result: whatever a text in it holds, a terminal sees lines of printable characters.
 pub(super) fn print(text: &str) -> io::Result<()> {
@@ -55,10 +56,9 @@ pub(super) fn part(text: &str) -> Cow<'_, str> {
     escape(text, usize::MAX)
 }
 
-/// Writes a complaint.
+/// Writes a complaint, to whoever reads standard error in time.
 pub(super) fn complain(text: &str) {
-    // Nobody is left to tell if standard error is closed.
-    drop(writeln!(io::stderr().lock(), "customer-relay: {}", escape_page(text)));
+    panic::tell(format!("customer-relay: {}", escape_page(text)));
 }
 
 /// Whether a person looks at standard error.

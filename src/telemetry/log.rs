@@ -10,6 +10,7 @@ use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
 
 use super::Exporters;
 use super::lines::{Lines, Written};
+use crate::amqp::TELLS_OF_PEOPLE;
 use crate::domain::text::{escape_coloured_page, escape_json, escape_page};
 
 /// The look of log lines.
@@ -28,9 +29,11 @@ pub enum Format {
 #[error("not a log filter: {0}")]
 pub struct InvalidFilter(String);
 
-/// Checks a filter such as `info` or `customer_relay=debug,lapin=warn`.
+/// Checks a filter such as `info` or `customer_relay=debug,lapin=warn`. What would tell of people is left
+/// out, whatever it says.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
-    EnvFilter::try_new(filter).map_err(|error| InvalidFilter(error.to_string()))
+    let filter = EnvFilter::try_new(filter).map_err(|error| InvalidFilter(error.to_string()))?;
+    Ok(filter.add_directive(TELLS_OF_PEOPLE.parse().expect("a directive of ours")))
 }
 
 /// Sends log lines to standard error from now on; to a collector too, if that is wanted.

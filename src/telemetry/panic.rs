@@ -19,7 +19,7 @@ pub fn report_by_place(then: impl Fn() + Send + Sync + 'static) {
 }
 
 /// Says it, to whoever reads standard error in time.
-fn tell(text: String) {
+pub fn tell(text: String) {
     let (end, ended) = std::sync::mpsc::sync_channel(1);
     let telling = std::thread::Builder::new().spawn(move || {
         // Nothing is left to tell if not even this can be written.
