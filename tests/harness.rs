@@ -19,6 +19,7 @@ use crate::repeat::{repeated, runs};
 use crate::support::bed::Bed;
 use crate::support::broker::{self, Broker, Kind, Source};
 use crate::support::postgres::{self, Postgres};
+use crate::support::traffic::is_long;
 
 /// Trials at once: most of a test is waiting.
 const TEST_THREADS: usize = 4;
@@ -294,13 +295,12 @@ impl Harness {
     }
 }
 
-const TRIAL_LIMIT: Duration = Duration::from_mins(4);
-
 async fn limited(run: impl Future<Output = Result<()>>) -> Result<(), Failed> {
-    match tokio::time::timeout(TRIAL_LIMIT, run).await {
+    let limit = Duration::from_mins(if is_long() { 15 } else { 4 });
+    match tokio::time::timeout(limit, run).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Failed::from(format!("{error:#}"))),
-        Err(_) => Err(Failed::from(format!("did not end within {TRIAL_LIMIT:?}"))),
+        Err(_) => Err(Failed::from(format!("did not end within {limit:?}"))),
     }
 }
 

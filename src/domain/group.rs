@@ -37,7 +37,9 @@ impl Event {
     /// sent again goes by itself.
     pub fn may_merge(&self) -> bool {
         let is_plain = self.history.passage() == Passage::Newer && self.history.revision == 0;
-        is_plain && !self.goes_alone
+        // Of a replay it is asked first whether it has come before.
+        let is_replay = self.history.replay_id.is_some();
+        is_plain && !is_replay && !self.goes_alone
     }
 
     /// See [`Waiting::moment`](super::lanes::Waiting::moment).

@@ -206,8 +206,9 @@ impl Worker {
     async fn call(&self, visit: &mut Visit, update: Arc<Update>) -> Fact {
         let repeats = visit.attempt.as_ref().map_or(0, |attempt| attempt.calls);
         let first = visit.turn.first();
+        let before_it = (first.delivery.context(), repeats);
         let called = tokio::select! {
-            called = self.call_once(&first.customer, &update, first.delivery.context(), repeats) => called,
+            called = self.call_once(&first.customer, &update, before_it, visit.lease) => called,
             () = self.cut.cancelled() => return Input::Cut,
         };
         let before = visit.attempt.take().map_or(Duration::ZERO, |attempt| attempt.took);
@@ -240,14 +241,14 @@ impl Worker {
         }
     }
 
-    /// Makes one call; one more if the credentials were refused and have changed since. `repeats`:
-    /// calls before it in the same attempt.
+    /// Makes one call; one more if the credentials were refused and have changed since, and the customer
+    /// is still ours. `repeats`: calls before it in the same attempt.
     pub(super) async fn call_once(
         &self,
         customer: &Arc<str>,
         update: &Update,
-        context: &Context,
-        repeats: u32,
+        (context, repeats): (&Context, u32),
+        lease: Option<Lease>,
     ) -> Called {
         let order = self.config.portal.field_order;
         let sets_email = update.value(Field::Email).is_some();
@@ -269,9 +270,12 @@ impl Worker {
             if judgement.outcome == Outcome::Unauthorized {
                 let fresh = self.keyring.reread();
                 if fresh != credentials {
-                    credentials = fresh;
                     self.gate.keep_rate().await;
-                    continue;
+                    let (now, span) = (clock::instant(), self.config.portal.timeout);
+                    if lease.is_none_or(|lease| lease.lasts(now, span)) {
+                        credentials = fresh;
+                        continue;
+                    }
                 }
             }
             let call = Call::new(Arc::clone(customer), started, credentials.number);

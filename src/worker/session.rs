@@ -11,7 +11,7 @@ use crate::amqp::{AmqpError, Deliveries, Delivery, Link, Seen, Watch};
 use crate::clock;
 use crate::config::Declare;
 use crate::domain::appetite::Appetite;
-use crate::domain::gate::Intake;
+use crate::domain::gate::{Gate as Rules, Intake};
 use crate::ledger::LedgerError;
 use crate::pauses::Pauses;
 
@@ -373,8 +373,9 @@ async fn keep_watch(worker: &Worker, watch: &Watch) -> String {
         obey(worker, seen, fuse_orders);
         worker.clocks.note_queue(seen.ready == 0);
         let before = std::mem::replace(&mut received, worker.tally.received());
-        let is_starved =
-            seen.ready > 0 && !seen.is_paused && received == before && worker.tasks.is_empty();
+        let wants_any = worker.gate.look(Rules::intake) != Intake::Nothing;
+        let gets_none = received == before && worker.tasks.is_empty();
+        let is_starved = seen.ready > 0 && !seen.is_paused && wants_any && gets_none;
         starved = if is_starved { starved + 1 } else { 0 };
         if starved == LOOKS_STARVED {
             return format!("{} messages wait, but the broker hands out none", seen.ready);
