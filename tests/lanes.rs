@@ -176,20 +176,24 @@ async fn publish_bursts(bed: &Bed, time: Option<Timestamp>) -> Result<Vec<(Strin
 }
 
 async fn have(bed: &Bed, last: &[(String, Value)]) -> Result<()> {
-    eventually("the last values", LIMIT * 3, || async {
+    let ended = eventually("the last values", LIMIT * 3, || async {
         for (customer, address) in last {
             if bed.simulator.customer(customer).await?["fields"]["address"] != *address {
                 return Ok(None);
             }
         }
         Ok((waiting(bed).await? == 0).then_some(()))
-    })
-    .await?;
+    });
+    let ended = ended.await;
     for (customer, address) in last {
         let seen = bed.simulator.customer(customer).await?;
-        ensure!(seen["fields"]["address"] == *address, "{customer}: {seen}");
+        let waiting = waiting(bed).await?;
+        ensure!(
+            seen["fields"]["address"] == *address,
+            "{customer}, {waiting} events still wait: {seen}"
+        );
     }
-    Ok(())
+    ended
 }
 
 async fn after_a_kill(context: Context, time: Option<Timestamp>) -> Result<()> {
