@@ -46,6 +46,8 @@ impl Worker {
     async fn send_again(&self, candidate: &Candidate, pass: Pass) -> bool {
         let Candidate { customer, update, .. } = candidate;
         let give_back = || self.gate.learn(|rules| rules.give_back(pass, clock::instant()));
+        // Another one is to be asked.
+        let give_up = || self.gate.learn(|rules| rules.give_up(customer, clock::instant()));
         let key = self.ledger.key(customer);
         let read = async {
             // Nothing else lies between the lease and the call.
@@ -65,9 +67,8 @@ impl Worker {
                 give_back();
                 return false;
             }
-            // Another one is to be asked.
             Loaded::Unreadable(_) | Loaded::Refused => {
-                self.gate.learn(|rules| rules.give_up(customer, clock::instant()));
+                give_up();
                 give_back();
                 return false;
             }
@@ -77,7 +78,7 @@ impl Worker {
             loaded.row.mark(None, after(now, self.config.portal.settle_after), now);
         }
         let is_newest = self.ledger.about().is_none() || candidate.is_newest(&loaded.row);
-        if !is_newest && self.gate.learn(|rules| rules.give_up(customer, clock::instant())) {
+        if !is_newest && give_up() {
             tracing::warn!(
                 "portal.probe_customer has had events of its own, which its update would overwrite: \
                  it is not sent; name a customer that the CRM does not update"
@@ -86,7 +87,7 @@ impl Worker {
         // No event comes again after a crash to say so: it is in the ledger before.
         let marked = if is_newest { Some(self.mark(key, &loaded, true).await) } else { None };
         if marked == Some(Committed::Refused) {
-            self.gate.learn(|rules| rules.give_up(customer, clock::instant()));
+            give_up();
         }
         if marked != Some(Committed::Done) {
             give_back();

@@ -56,8 +56,11 @@ pub(super) async fn lease(
     let client = postgres.client().await?;
     let statement = client.prepare_cached(LEASE).await?;
     let span = lease.as_secs_f64();
-    let is_known = |key: &&[u8]| known_locked(postgres).contains(*key);
-    if sorted.iter().any(is_known) {
+    let has_known = {
+        let known = known_locked(postgres);
+        sorted.iter().any(|key| known.contains(*key))
+    };
+    if has_known {
         leave_locked(postgres, &client, &mut sorted).await?;
     }
     let found = match client.query(&statement, &[&sorted, &postgres.owner, &span]).await {
