@@ -32,6 +32,17 @@ pub async fn hold(link: &Link, topology: &Topology) -> Result<Hold, AmqpError> {
     declare(link, topology, options).await
 }
 
+/// Whether anybody consumes the work queue. A consumer whose connection is gone counts until what it had
+/// in hand is back in the queue.
+pub async fn is_consumed(link: &Link, topology: &Topology) -> Result<bool, AmqpError> {
+    let channel = link.channel().await?;
+    let (queue, options) = (topology.work_queue(), QueueDeclareOptions::default().passive());
+    let look = channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+    let queue = within(link.limit, "look at the work queue", look).await?;
+    close_channel(&channel, link.limit).await;
+    Ok(queue.consumer_count() > 0)
+}
+
 async fn declare(
     link: &Link,
     topology: &Topology,

@@ -21,7 +21,7 @@ pub mod topology;
 mod transfer;
 mod watch;
 
-pub use active::{Hold, hold, is_held};
+pub use active::{Hold, hold, is_consumed, is_held};
 pub use connection::{AmqpError, Broker, InvalidUrl, Link};
 pub use delivery::{Deliveries, Delivery, Forgotten, Message};
 pub use erase::{Erased, erase};

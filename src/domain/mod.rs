@@ -41,6 +41,7 @@ pub mod ledger_mark;
 
 pub mod dead_letter;
 pub mod history;
+pub mod receipts;
 pub mod retry;
 pub mod verdict;
 

@@ -35,6 +35,7 @@ use crate::domain::fuse::Fuse;
 use crate::domain::gate::Gate as Rules;
 use crate::domain::group::{Event, Group, Member};
 use crate::domain::lanes::{Arrival, Lanes};
+use crate::domain::receipts::Receipts;
 use crate::domain::row::Row;
 use crate::domain::settlement::End;
 use crate::domain::turn::Ending;
@@ -66,6 +67,7 @@ struct Worker {
     keyring: Keyring,
     publisher: Publisher,
     lanes: Mutex<Lanes<Box<Admitted>>>,
+    receipts: Mutex<Receipts>,
     ledger: Ledger,
     gate: Gate,
     fuse: Mutex<Fuse>,
@@ -116,6 +118,7 @@ pub async fn run(
             config.worker.merges,
             config.retry.max_uncounted_delay,
         )),
+        receipts: Mutex::default(),
         ledger,
         gate: Gate::new(&config),
         fuse: Mutex::default(),
@@ -184,8 +187,9 @@ impl Worker {
         self.trace(&mut delivery);
         self.clocks.note_message(delivery.message());
         match admit::admit(&self.config, &self.clocks, delivery) {
-            Ok(admitted) => {
+            Ok(mut admitted) => {
                 self.passed(&admitted.customer);
+                self.note_receipt(&mut admitted.event);
                 if let Some(time) = admitted.place.time {
                     self.clocks.note_event(&admitted.customer, time);
                 }
@@ -210,6 +214,15 @@ impl Worker {
                     worker.settle(vec![End::unsent(delivery, verdict, event)], change).await;
                 });
             }
+        }
+    }
+
+    /// Nothing but our memory tells when it was first received.
+    fn note_receipt(&self, Event { place, history, .. }: &mut Event) {
+        if history.is_new {
+            let receive =
+                |receipts: &mut Receipts| receipts.receive(&place.event, history.first_seen);
+            history.first_seen = self.with_receipts(receive);
         }
     }
 
@@ -416,6 +429,11 @@ impl Worker {
     fn with_lanes<T>(&self, act: impl FnOnce(&mut Lanes<Box<Admitted>>) -> T) -> T {
         // Nothing in a lane can be half done: a panic elsewhere leaves it whole.
         act(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn with_receipts<T>(&self, act: impl FnOnce(&mut Receipts) -> T) -> T {
+        // One entry at a time: a panic elsewhere leaves all whole.
+        act(&mut self.receipts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn log_policies(&self) {

@@ -192,12 +192,14 @@ async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
         let over = tokio::select! {
             next = supply.deliveries.next() => match next {
                 Ok(delivery) => {
+                    // What is taken alone would come back behind all the others.
                     let asks = supply.note(&delivery);
+                    let asked = if asks { supply.top_up().await } else { Ok(()) };
                     worker.begin(delivery);
-                    if !asks {
-                        continue;
+                    match asked {
+                        Ok(()) => continue,
+                        Err(error) => Some(error.to_string()),
                     }
-                    None
                 }
                 Err(end) => Some(end.to_string()),
             },
@@ -224,6 +226,7 @@ async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
         };
         tracing::warn!(end = over, "the session with the broker is over; a new one follows");
         worker.config.broker.broker.avoid(supply.deliveries.turn());
+        worker.with_receipts(|receipts| receipts.lose_session(clock::instant()));
         supply.deliveries.close().await;
         return SessionOver::Lost;
     }

@@ -44,10 +44,12 @@ impl Worker {
     }
 
     async fn ack(&self, end: End<Delivery>) {
-        let End { carrier: delivery, verdict, doubt, .. } = end;
+        let End { carrier: delivery, verdict, doubt, event, .. } = end;
         let (came, context) = (delivery.came(), delivery.context().clone());
+        let untold = event.filter(|_| !delivery.message().is_ours());
         match delivery.ack().await {
             Ok(()) => {
+                untold.inspect(|event| self.with_receipts(|receipts| receipts.end(event)));
                 if doubt == Some(Doubt::Now) {
                     self.metrics().in_doubt(&verdict);
                 }

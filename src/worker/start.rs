@@ -9,13 +9,17 @@ use tokio_util::sync::CancellationToken;
 use super::number::write_mark;
 use super::session::OpenError;
 use super::{StartError, Worker};
-use crate::amqp::{AmqpError, Hold, Link, hold, is_held, ledger_id};
+use crate::amqp::{AmqpError, Hold, Link, hold, is_consumed, is_held, ledger_id};
 use crate::config::Config;
 use crate::ledger::{Ledger, LedgerError, Store};
 use crate::telemetry::Metrics;
 
 /// Between two looks whether the active relay is still there.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
+/// Between two looks whether what a session that has ended had in hand is back in the work queue.
+const RETURNED_LOOK: Duration = Duration::from_millis(50);
+/// So many looks: whoever consumes then is no session that has ended.
+const RETURNED_LOOKS: u32 = 100;
 /// A lease outlives the calls that it is for by so much.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
@@ -65,6 +69,9 @@ pub(super) async fn claim(worker: &Worker, link: &Link) -> Result<(), OpenError>
         tokio::time::sleep(STANDBY_LOOK).await;
     }
     worker.vitals.note(|seen| seen.is_standby = false);
+    if !worker.ledger.is_shared() {
+        wait_for_returns(worker, link).await?;
+    }
     let topology = &worker.config.broker.topology;
     let known = ledger_id::look(link, topology).await?;
     let Some(about) = worker.ledger.about() else {
@@ -89,6 +96,21 @@ pub(super) async fn claim(worker: &Worker, link: &Link) -> Result<(), OpenError>
         }
     }
     worker.claimed.notify_one();
+    Ok(())
+}
+
+/// The lock of a session that has ended may be free a moment before what it had in hand is back: what was
+/// published after that must not be received first.
+async fn wait_for_returns(worker: &Worker, link: &Link) -> Result<(), AmqpError> {
+    let topology = &worker.config.broker.topology;
+    for _ in 0..RETURNED_LOOKS {
+        if !is_consumed(link, topology).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(RETURNED_LOOK).await;
+    }
+    let queue = topology.work_queue();
+    tracing::warn!(queue, "somebody else consumes the work queue: its events have no sure order");
     Ok(())
 }
 

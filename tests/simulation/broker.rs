@@ -16,6 +16,8 @@ pub(super) struct Message {
     pub(super) history: Option<History>,
     /// How often this copy came back from a relay.
     pub(super) returns: u32,
+    /// It came back after the relay may have got what was published later.
+    pub(super) is_late: bool,
 }
 
 /// A dead letter.
@@ -33,6 +35,8 @@ pub(super) struct Broker {
     pub(super) dead: Vec<Letter>,
     /// Handed over and not acked, by delivery tag: to which relay, and what.
     unacked: BTreeMap<u64, (usize, Message)>,
+    /// Of sessions that are lost, as far as the broker has not noticed: when it will, and whose.
+    unnoticed: Vec<(Duration, usize, Vec<Message>)>,
     /// By relay.
     in_hand: HashMap<usize, usize>,
     tags: u64,
@@ -46,11 +50,12 @@ impl Broker {
     /// To a tier, from which it comes back at `due`.
     pub(super) fn postpone(&mut self, message: Message, due: Duration) {
         self.tags += 1;
-        self.tiers.insert((due, self.tags), Message { returns: 0, ..message });
+        self.tiers.insert((due, self.tags), Message { returns: 0, is_late: false, ..message });
     }
 
     /// What is due goes back to the work queue.
     pub(super) fn pass_time(&mut self, now: Duration) {
+        self.return_lost(|at, _| at <= now);
         while let Some(entry) = self.tiers.first_entry() {
             if entry.key().0 > now {
                 return;
@@ -60,7 +65,8 @@ impl Broker {
     }
 
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.tiers.keys().next().map(|(due, _)| *due)
+        let noticed = self.unnoticed.iter().map(|(at, ..)| *at);
+        self.tiers.keys().map(|(due, _)| *due).next().into_iter().chain(noticed).min()
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -75,29 +81,57 @@ impl Broker {
         Some((self.tags, message))
     }
 
-    /// False if the delivery is not known any more.
-    pub(super) fn ack(&mut self, tag: u64) -> bool {
-        let acked = self.unacked.remove(&tag);
-        if let Some((relay, _)) = &acked {
-            *self.in_hand.entry(*relay).or_default() -= 1;
-        }
-        acked.is_some()
+    /// Which relay has it in hand no more; `None` if the delivery is not known any more.
+    pub(super) fn ack(&mut self, tag: u64) -> Option<usize> {
+        let (relay, _) = self.unacked.remove(&tag)?;
+        *self.in_hand.entry(relay).or_default() -= 1;
+        Some(relay)
     }
 
-    /// A relay's session is lost: what was not acked comes again, first. The events of whose receipt
-    /// no message tells.
-    pub(super) fn lose_session(&mut self, relay: usize) -> Vec<usize> {
-        let mut untold = Vec::new();
+    /// A relay's session is lost: what was not acked comes again, first, once the broker has noticed. The
+    /// events of whose receipt no message tells.
+    pub(super) fn lose_session(
+        &mut self,
+        relay: usize,
+        (now, noticed): (Duration, Duration),
+    ) -> Vec<usize> {
         self.in_hand.remove(&relay);
-        let lost: Vec<u64> =
-            self.unacked.iter().filter(|(_, (of, _))| *of == relay).map(|(tag, _)| *tag).collect();
-        for tag in lost.into_iter().rev() {
-            if let Some((_, message)) = self.unacked.remove(&tag) {
-                untold.extend(message.history.is_none().then_some(message.event));
-                self.work.push_front(Message { returns: message.returns + 1, ..message });
+        let unacked = std::mem::take(&mut self.unacked);
+        let (lost, kept) = unacked.into_iter().partition(|(_, (of, _))| *of == relay);
+        self.unacked = kept;
+        let lost: Vec<Message> = lost
+            .into_values()
+            .map(|(_, message)| {
+                let (returns, is_late) = (message.returns + 1, message.is_late || noticed > now);
+                Message { returns, is_late, ..message }
+            })
+            .collect();
+        let untold = lost.iter().filter(|message| message.history.is_none());
+        let untold = untold.map(|message| message.event).collect();
+        self.unnoticed.push((noticed, relay, lost));
+        self.return_lost(|at, _| at <= now);
+        untold
+    }
+
+    /// Another process takes this relay's place, with the lock that the broker frees once it has noticed.
+    /// The events of whose receipt now nobody tells.
+    pub(super) fn notice(&mut self, relay: usize) -> Vec<usize> {
+        let untold = self.queued().filter(|message| message.history.is_none() && message.is_late);
+        let untold = untold.map(|message| message.event).collect();
+        self.return_lost(|_, of| of == relay);
+        untold
+    }
+
+    fn return_lost(&mut self, is_noticed: impl Fn(Duration, usize) -> bool) {
+        let (noticed, unnoticed) = std::mem::take(&mut self.unnoticed)
+            .into_iter()
+            .partition(|(at, of, _)| is_noticed(*at, *of));
+        self.unnoticed = unnoticed;
+        for (_, _, messages) in noticed.into_iter().rev() {
+            for message in messages.into_iter().rev() {
+                self.work.push_front(message);
             }
         }
-        untold
     }
 
     pub(super) fn unacked(&self, relay: usize) -> usize {
@@ -107,6 +141,7 @@ impl Broker {
     /// Every copy of every event that is not at an end.
     pub(super) fn queued(&self) -> impl Iterator<Item = &Message> {
         let unacked = self.unacked.values().map(|(_, message)| message);
-        self.work.iter().chain(self.tiers.values()).chain(unacked)
+        let unnoticed = self.unnoticed.iter().flat_map(|(.., messages)| messages);
+        self.work.iter().chain(self.tiers.values()).chain(unacked).chain(unnoticed)
     }
 }

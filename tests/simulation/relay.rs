@@ -18,6 +18,7 @@ use customer_relay::domain::group::{Carrier, Conclusion, Event};
 use customer_relay::domain::history::History;
 use customer_relay::domain::lanes::{Arrival, Lanes, Waiting};
 use customer_relay::domain::outcome::Outcome;
+use customer_relay::domain::receipts::Receipts;
 use customer_relay::domain::response::Judgement;
 use customer_relay::domain::retry::after;
 use customer_relay::domain::row::Row;
@@ -26,6 +27,7 @@ use customer_relay::domain::turn::{Action, Ending, Input, Moment, Read, Turn};
 use customer_relay::domain::update::Update;
 use customer_relay::domain::verdict::Verdict;
 use rand::RngExt;
+use rand::seq::IndexedRandom as _;
 
 use super::broker::{Letter, Message};
 use super::rules::{check_pass, check_uncounted};
@@ -150,6 +152,7 @@ pub(super) struct Relay {
     pub(super) identity: usize,
     pub(super) gate: Gate,
     lanes: Lanes<Item>,
+    receipts: Receipts,
     /// Whose events a lane had no room for are handed back.
     hands_back: Vec<HandingBack>,
     visits: BTreeMap<u64, Visit>,
@@ -185,6 +188,7 @@ impl Relay {
             identity,
             gate,
             lanes,
+            receipts: Receipts::default(),
             hands_back: Vec::new(),
             visits: BTreeMap::new(),
             tickets: HashMap::new(),
@@ -404,7 +408,7 @@ impl World {
     fn take(&mut self, index: usize) -> Result<()> {
         let (tag, message) = self.broker.deliver(index).context("nothing to deliver")?;
         let wall = self.wall_of(index)?;
-        let Message { event: number, customer, history, returns } = message;
+        let Message { event: number, customer, history, returns, .. } = message;
         let published = &mut self.published[number];
         published.received.get_or_insert(self.now);
         let mut history = history.unwrap_or_else(|| History::new(wall));
@@ -414,13 +418,17 @@ impl World {
         match returned.or_else(|| admission::early(&history, rules, retry, wall)) {
             Some(Verdict::Wait { tier, history }) => {
                 let history = Some(History { is_new: false, ..history });
-                let message = Message { event: number, customer, history, returns };
+                let message = Message { event: number, customer, history, returns, is_late: false };
                 self.broker.postpone(message, self.now + tier.delay());
                 self.broker.ack(tag);
                 return Ok(());
             }
             Some(verdict) => bail!("event {number} is given up: {verdict:?}"),
             None => {}
+        }
+        if history.is_new {
+            let receipts = &mut self.relays[index].receipts;
+            history.first_seen = receipts.receive(&published.place.event, history.first_seen);
         }
         let event = Event {
             customer: Arc::clone(&customer),
@@ -718,7 +726,7 @@ impl World {
             }
             settlement::Action::Ack => {
                 for end in settling.settlement.into_ends() {
-                    self.broker.ack(end.carrier.tag);
+                    self.ack(&end.carrier);
                 }
                 return self.leave(index, id);
             }
@@ -732,7 +740,7 @@ impl World {
     fn postpone(&mut self, item: &Item, history: History, delay: Duration) {
         let customer = Arc::clone(&item.event.customer);
         let history = Some(History { is_new: false, waits: None, ..history });
-        let message = Message { event: item.number, customer, history, returns: 0 };
+        let message = Message { event: item.number, customer, history, returns: 0, is_late: false };
         self.broker.postpone(message, self.now + delay);
     }
 
@@ -780,9 +788,17 @@ impl World {
     fn end_without_turn(&mut self, item: Item, verdict: Verdict) -> Result<()> {
         let end = End::unsent(item, verdict, None);
         if self.carry_out(&end)? {
-            self.broker.ack(end.carrier.tag);
+            self.ack(&end.carrier);
         }
         Ok(())
+    }
+
+    fn ack(&mut self, item: &Item) {
+        if let Some(index) = self.broker.ack(item.tag)
+            && item.event.history.is_new
+        {
+            self.relays[index].receipts.end(&item.event.place.event);
+        }
     }
 
     fn begin_control(&mut self, index: usize) -> Result<()> {
@@ -902,7 +918,11 @@ impl World {
     }
 
     fn forget_deliveries(&mut self, index: usize) {
-        for event in self.broker.lose_session(index) {
+        let noticed = [0, 0, 5, 300, 4000].choose(&mut self.dice).copied().unwrap_or(0);
+        let noticed = self.now + Duration::from_millis(noticed);
+        let now = self.instant();
+        self.relays[index].receipts.lose_session(now);
+        for event in self.broker.lose_session(index, (self.now, noticed)) {
             self.published[event].is_receipt_lost = true;
         }
     }
@@ -944,6 +964,9 @@ impl World {
     }
 
     fn begin_anew(&mut self, index: usize) {
+        for event in self.broker.notice(index) {
+            self.published[event].is_receipt_forgotten = true;
+        }
         self.identities += 1;
         let relay = self.relay(self.identities);
         self.relays[index] = relay;
@@ -956,7 +979,8 @@ impl World {
         for (customer, update) in calls {
             self.portal.abandon((&customer, &update), self.now, &mut self.dice);
         }
-        self.forget_deliveries(index);
         self.begin_anew(index);
+        self.forget_deliveries(index);
+        self.broker.notice(index);
     }
 }

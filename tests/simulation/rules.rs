@@ -98,13 +98,16 @@ impl World {
     }
 
     /// Events of one moment go by their first receipt. A crash or a lost session may have lost that of
-    /// some: those may be the newest, or not. So may all, once a clock was set.
+    /// some: those may be the newest, or not. With one relay that takes both: a crash before the broker has
+    /// noticed that a session is lost. So may all be, once a clock was set.
     fn may_be_newest(&self, has: usize, numbers: &[usize]) -> bool {
         let time = numbers.iter().map(|number| self.published[*number].place.time).max().flatten();
         let event = |number: &usize| &self.published[*number];
         let latest = numbers.iter().filter(|number| event(number).place.time == time);
         let is_told = |number: &&usize| {
-            (self.setting.relays == 1 || !event(number).is_receipt_lost) && !self.has_jumped
+            let event = event(number);
+            let is_lost = self.setting.relays > 1 && event.is_receipt_lost;
+            !is_lost && !event.is_receipt_forgotten && !self.has_jumped
         };
         let newest = latest.clone().copied().filter(|number| is_told(&number));
         let newest = newest.max_by_key(|number| (event(number).received, *number));

@@ -97,6 +97,8 @@ pub(super) struct Published {
     pub(super) received: Option<Duration>,
     /// The relay that had it was killed, or lost its session, before it wrote that down.
     pub(super) is_receipt_lost: bool,
+    /// The same, and it came again only after that relay's memory was gone as well.
+    pub(super) is_receipt_forgotten: bool,
     pub(super) place: Place,
     pub(super) update: Arc<Update>,
 }
@@ -301,10 +303,12 @@ impl World {
             at: self.now,
             received: None,
             is_receipt_lost: false,
+            is_receipt_forgotten: false,
             place,
             update: Arc::new(update),
         });
-        let message = Message { event: number, customer, history: None, returns: 0 };
+        let message =
+            Message { event: number, customer, history: None, returns: 0, is_late: false };
         self.broker.publish(message);
         self.tally.events += 1;
         Ok(())
