@@ -192,11 +192,11 @@ async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
         let over = tokio::select! {
             next = supply.deliveries.next() => match next {
                 Ok(delivery) => {
-                    // What is taken alone would come back behind all the others.
-                    let asks = supply.note(&delivery);
-                    let asked = if asks { supply.top_up().await } else { Ok(()) };
-                    worker.begin(delivery);
-                    match asked {
+                    if !supply.note(&delivery) {
+                        worker.begin(delivery);
+                        continue;
+                    }
+                    match supply.take_all(delivery).await {
                         Ok(()) => continue,
                         Err(error) => Some(error.to_string()),
                     }
@@ -263,6 +263,19 @@ impl Supply<'_> {
     /// A delivery has come. Whether more is to be asked for now.
     fn note(&mut self, delivery: &Delivery) -> bool {
         self.appetite.begin(delivery.message().returns())
+    }
+
+    /// The session's first delivery has come, and is harmless. Nothing is begun before the others are asked
+    /// for: what is taken alone comes back behind all the others. And one consumer has them all: what
+    /// several have comes back by consumer, not in its order.
+    async fn take_all(&mut self, first: Delivery) -> Result<(), AmqpError> {
+        let (mut others, mut asked) = (Vec::new(), Ok(()));
+        if self.is_full() {
+            others = self.deliveries.cancel().await;
+            asked = self.ask(self.appetite.limit()).await;
+        }
+        std::iter::once(first).chain(others).for_each(|delivery| self.worker.begin(delivery));
+        asked
     }
 
     /// As many deliveries at once are wanted from now on.
@@ -333,8 +346,12 @@ impl Supply<'_> {
         if room == 0 {
             return Ok(());
         }
-        self.deliveries.ask(u16::try_from(room).expect("the prefetch is one")).await?;
-        self.asked_at = now;
+        self.ask(u16::try_from(room).expect("the prefetch is one")).await
+    }
+
+    async fn ask(&mut self, more: u16) -> Result<(), AmqpError> {
+        self.deliveries.ask(more).await?;
+        self.asked_at = clock::instant();
         if !std::mem::replace(&mut self.is_told, true) {
             let prefetch = if self.is_full() { self.worker.config.broker.prefetch } else { 1 };
             tracing::info!(queue = self.worker.work_queue, prefetch, "consuming");
