@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{AmqpError, Link, within};
 use crate::clock;
+use crate::domain::receipts::ReceiptKey;
 use crate::domain::text::escape;
 
 /// Longest id in a log line or a trace, in bytes.
@@ -88,6 +89,7 @@ pub struct Delivery {
     limit: Duration,
     came: Instant,
     context: Context,
+    receipt: Option<ReceiptKey>,
 }
 
 impl Delivery {
@@ -109,6 +111,16 @@ impl Delivery {
     /// From now on it belongs to this trace.
     pub fn set_context(&mut self, context: Context) {
         self.context = context;
+    }
+
+    /// What tells of its first receipt, if its message does not.
+    pub fn receipt(&self) -> Option<ReceiptKey> {
+        self.receipt
+    }
+
+    /// From now on this does.
+    pub fn set_receipt(&mut self, receipt: Option<ReceiptKey>) {
+        self.receipt = receipt;
     }
 
     /// Resolves once the channel is gone and an ack would no longer count.
@@ -221,6 +233,7 @@ impl Deliveries {
             limit: self.link.limit,
             came: clock::instant(),
             context: Context::new(),
+            receipt: None,
         })
     }
 

@@ -4,76 +4,173 @@
 //! what was published later; what was in hand comes after that, and keeps the place of its first receipt.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::version::EventRef;
+use super::group::Event;
 
-/// What was in hand of a lost session and has not come again for so long is somebody else's.
+/// What has not come again for so long does not, or to somebody else.
 const REMEMBERED_FOR: Duration = Duration::from_mins(10);
+/// Entries that have run out are looked for when there are so many.
+const FEW: usize = 1024;
+
+/// Which event a receipt is of: a hash, enough to tell a few thousand apart, another one in each process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReceiptKey(u64);
+
+impl fmt::Debug for ReceiptKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReceiptKey")
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     first: Timestamp,
-    lost_at: Option<Instant>,
+    /// `None` as long as it is in hand.
+    until: Option<Instant>,
 }
 
-/// The first receipts of what is in hand, and of what was when a session was lost. As many as one session
-/// may have in hand, for each session that was lost lately.
-#[derive(Debug, Default)]
+impl Entry {
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
+/// The first receipts of what is in hand, and for a while of what may come again.
+#[derive(Debug)]
 pub struct Receipts {
-    /// By a hash of the event: small, and enough to tell a few thousand apart.
-    entries: HashMap<u64, Entry>,
+    entries: HashMap<ReceiptKey, Entry>,
     hasher: RandomState,
+    prune_at: usize,
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Receipts { entries: HashMap::new(), hasher: RandomState::new(), prune_at: FEW }
+    }
 }
 
 impl Receipts {
-    /// An event is received whose message does not tell when it first was; that time.
-    pub fn receive(&mut self, event: &EventRef, now: Timestamp) -> Timestamp {
-        let entry = self.entries.entry(self.hasher.hash_one(event));
-        let entry = entry.or_insert(Entry { first: now, lost_at: None });
-        entry.lost_at = None;
-        entry.first
+    /// An event is received whose message does not tell when it first was. It is told, and remembered.
+    /// `None` for one that nothing but its receipt tells from another of the same content.
+    pub fn receive(&mut self, event: &mut Event, now: Instant) -> Option<ReceiptKey> {
+        let Event { customer, place, history, .. } = event;
+        if place.is_unordered() && place.is_unnamed() {
+            return None;
+        }
+        let key = ReceiptKey(self.hasher.hash_one((&**customer, &place.event)));
+        let known = self.entries.get(&key).filter(|known| !known.is_over(now));
+        history.first_seen = known.map_or(history.first_seen, |known| known.first);
+        self.entries.insert(key, Entry { first: history.first_seen, until: None });
+        Some(key)
     }
 
-    /// It has come to its end, or to where its message tells.
-    pub fn end(&mut self, event: &EventRef) {
-        self.entries.remove(&self.hasher.hash_one(event));
+    /// It has come to its end, and the ledger tells of it.
+    pub fn end(&mut self, key: ReceiptKey) {
+        self.entries.remove(&key);
+    }
+
+    /// It has gone to where a message of ours tells; but the broker may not have heard that it is done here.
+    pub fn leave(&mut self, key: ReceiptKey, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.until = Some(now + REMEMBERED_FOR);
+        }
+        if self.entries.len() >= self.prune_at {
+            self.entries.retain(|_, entry| !entry.is_over(now));
+            self.prune_at = FEW.max(2 * self.entries.len());
+        }
     }
 
     /// What is in hand comes again, to us or to others.
     pub fn lose_session(&mut self, now: Instant) {
         self.entries.retain(|_, entry| {
-            let lost_at = *entry.lost_at.get_or_insert(now);
-            now.duration_since(lost_at) < REMEMBERED_FOR
+            entry.until.get_or_insert(now + REMEMBERED_FOR);
+            !entry.is_over(now)
         });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::domain::history::History;
+    use crate::domain::update::tests::{default_policies, raw};
+    use crate::domain::version::Place;
+    use crate::domain::version::tests::place;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn event(customer: &str, place: Place) -> Event {
+        let fields = serde_json::json!({"entity_id": customer, "city": "Kochi"});
+        let update = Arc::new(default_policies().validate(&raw(&fields)).expect("valid"));
+        let history = History::new(at(0));
+        Event { customer: customer.into(), place, update, history, goes_alone: false }
+    }
+
+    fn first(receipts: &mut Receipts, event: &Event, second: i64, now: Instant) -> Timestamp {
+        let (place, history) = (event.place.clone(), History::new(at(second)));
+        let mut event = Event {
+            customer: Arc::clone(&event.customer),
+            place,
+            update: Arc::clone(&event.update),
+            history,
+            goes_alone: false,
+        };
+        receipts.receive(&mut event, now);
+        event.history.first_seen
+    }
 
     #[test]
-    fn what_comes_again_after_a_lost_session_keeps_its_first_receipt() {
+    fn what_comes_again_keeps_its_first_receipt_for_a_while() {
         let (mut receipts, now) = (Receipts::default(), crate::clock::instant());
-        let [one, two] = ["1", "2"].map(|id| EventRef { id: id.into(), source: 0, revision: 0 });
-        let at = |second| Timestamp::from_second(second).expect("a time");
-        assert_eq!(receipts.receive(&one, at(1)), at(1));
-        assert_eq!(receipts.receive(&two, at(2)), at(2));
-        receipts.end(&two);
+        let minutes = |count| now + Duration::from_mins(count);
+        let [one, two] = ["1", "2"].map(|id| event("C1", place(Some(1), None, id)));
+        assert_eq!(first(&mut receipts, &one, 1, now), at(1));
+        let key = receipts.receive(&mut event("C1", two.place.clone()), now).expect("named");
+        receipts.end(key);
         receipts.lose_session(now);
-        assert_eq!(receipts.receive(&one, at(3)), at(1));
-        assert_eq!(receipts.receive(&two, at(4)), at(4), "it had come to its end");
-        let minute = Duration::from_mins(1);
-        receipts.lose_session(now + minute);
-        receipts.lose_session(now + 10 * minute);
-        assert_eq!(receipts.receive(&one, at(5)), at(1));
-        receipts.lose_session(now + 11 * minute);
-        receipts.lose_session(now + 21 * minute);
-        assert_eq!(receipts.receive(&one, at(6)), at(6), "others have it");
-        assert_eq!(receipts.entries.len(), 1);
+        assert_eq!(first(&mut receipts, &one, 3, now), at(1));
+        assert_eq!(first(&mut receipts, &two, 4, now), at(4), "it had come to its end");
+        let other = event("C2", one.place.clone());
+        assert_eq!(first(&mut receipts, &other, 5, now), at(5), "ids may be a customer's own");
+        receipts.lose_session(minutes(1));
+        receipts.lose_session(minutes(10));
+        assert_eq!(first(&mut receipts, &one, 6, minutes(10)), at(1));
+        receipts.lose_session(minutes(11));
+        assert_eq!(first(&mut receipts, &one, 7, minutes(21)), at(7), "others have it");
+    }
+
+    #[test]
+    fn what_went_to_a_tier_is_remembered_in_case_it_comes_again_and_is_forgotten() {
+        let (mut receipts, now) = (Receipts::default(), crate::clock::instant());
+        for number in 0..10_000 {
+            let mut event = event("C1", place(Some(1), None, &number.to_string()));
+            event.history.first_seen = at(number);
+            let now = now + Duration::from_secs(u64::try_from(number).expect("small"));
+            let key = receipts.receive(&mut event, now).expect("named");
+            receipts.leave(key, now);
+            event.history.first_seen = at(number + 100);
+            receipts.receive(&mut event, now + Duration::from_secs(100));
+            assert_eq!(event.history.first_seen, at(number));
+            receipts.leave(key, now);
+        }
+        assert!(receipts.entries.len() < 2 * FEW, "{}", receipts.entries.len());
+    }
+
+    #[test]
+    fn what_nothing_tells_from_another_is_not_remembered() {
+        let mut receipts = Receipts::default();
+        let mut unnamed = event("C1", place(None, None, "~hash"));
+        assert_eq!(receipts.receive(&mut unnamed, crate::clock::instant()), None);
+        let mut timed = event("C1", place(Some(1), None, "~hash"));
+        assert!(receipts.receive(&mut timed, crate::clock::instant()).is_some());
     }
 }

@@ -189,7 +189,7 @@ impl Worker {
         match admit::admit(&self.config, &self.clocks, delivery) {
             Ok(mut admitted) => {
                 self.passed(&admitted.customer);
-                self.note_receipt(&mut admitted.event);
+                self.note_receipt(&mut admitted);
                 if let Some(time) = admitted.place.time {
                     self.clocks.note_event(&admitted.customer, time);
                 }
@@ -218,11 +218,11 @@ impl Worker {
     }
 
     /// Nothing but our memory tells when it was first received.
-    fn note_receipt(&self, Event { place, history, .. }: &mut Event) {
-        if history.is_new {
-            let receive =
-                |receipts: &mut Receipts| receipts.receive(&place.event, history.first_seen);
-            history.first_seen = self.with_receipts(receive);
+    fn note_receipt(&self, Admitted { delivery, event, .. }: &mut Admitted) {
+        if !delivery.message().is_ours() {
+            let now = clock::instant();
+            let receipt = self.with_receipts(|receipts| receipts.receive(event, now));
+            delivery.set_receipt(receipt);
         }
     }
 

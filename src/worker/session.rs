@@ -253,6 +253,11 @@ struct Supply<'a> {
     is_told: bool,
 }
 
+/// A further consumer takes no fewer: one for each delivery that ends would be many.
+fn least(limit: usize) -> usize {
+    (limit / 4).max(1)
+}
+
 impl Supply<'_> {
     fn new(worker: &Arc<Worker>, deliveries: Deliveries) -> Supply<'_> {
         let appetite = Appetite::new(worker.config.broker.prefetch);
@@ -272,7 +277,7 @@ impl Supply<'_> {
         let (mut others, mut asked) = (Vec::new(), Ok(()));
         if self.is_full() {
             others = self.deliveries.cancel().await;
-            asked = self.ask(self.appetite.limit()).await;
+            asked = self.top_up().await;
         }
         std::iter::once(first).chain(others).for_each(|delivery| self.worker.begin(delivery));
         asked
@@ -308,7 +313,10 @@ impl Supply<'_> {
     fn is_short(&self) -> bool {
         let (granted, _) = self.deliveries.granted_and_strays();
         match self.wanted {
-            Some(Intake::Full) => granted < usize::from(self.worker.config.broker.prefetch),
+            Some(Intake::Full) => {
+                let prefetch = usize::from(self.worker.config.broker.prefetch);
+                granted + least(prefetch) <= prefetch
+            }
             Some(Intake::One) => granted == 0,
             Some(Intake::Nothing) | None => false,
         }
@@ -322,8 +330,7 @@ impl Supply<'_> {
             Some(Intake::Full) => {
                 let limit = usize::from(self.appetite.limit());
                 let room = limit.saturating_sub(taken);
-                // A consumer for each that ends would be many.
-                if strays == 0 || granted == 0 || room >= limit / 4 { room } else { 0 }
+                if granted == 0 || room >= least(limit) { room } else { 0 }
             }
             // What is in hand may wait for other things than the portal.
             Some(Intake::One) if granted == 0 => {
@@ -346,12 +353,8 @@ impl Supply<'_> {
         if room == 0 {
             return Ok(());
         }
-        self.ask(u16::try_from(room).expect("the prefetch is one")).await
-    }
-
-    async fn ask(&mut self, more: u16) -> Result<(), AmqpError> {
-        self.deliveries.ask(more).await?;
-        self.asked_at = clock::instant();
+        self.deliveries.ask(u16::try_from(room).expect("the prefetch is one")).await?;
+        self.asked_at = now;
         if !std::mem::replace(&mut self.is_told, true) {
             let prefetch = if self.is_full() { self.worker.config.broker.prefetch } else { 1 };
             tracing::info!(queue = self.worker.work_queue, prefetch, "consuming");

@@ -44,12 +44,21 @@ impl Worker {
     }
 
     async fn ack(&self, end: End<Delivery>) {
-        let End { carrier: delivery, verdict, doubt, event, .. } = end;
-        let (came, context) = (delivery.came(), delivery.context().clone());
-        let untold = event.filter(|_| !delivery.message().is_ours());
+        let is_elsewhere = matches!(end.publication(), Publication::Retry(..));
+        let End { carrier: delivery, verdict, doubt, .. } = end;
+        let (came, context, receipt) =
+            (delivery.came(), delivery.context().clone(), delivery.receipt());
         match delivery.ack().await {
             Ok(()) => {
-                untold.inspect(|event| self.with_receipts(|receipts| receipts.end(event)));
+                if let Some(receipt) = receipt {
+                    self.with_receipts(|receipts| {
+                        if is_elsewhere {
+                            receipts.leave(receipt, clock::instant());
+                        } else {
+                            receipts.end(receipt);
+                        }
+                    });
+                }
                 if doubt == Some(Doubt::Now) {
                     self.metrics().in_doubt(&verdict);
                 }

@@ -10,6 +10,7 @@ use super::number::write_mark;
 use super::session::OpenError;
 use super::{StartError, Worker};
 use crate::amqp::{AmqpError, Hold, Link, hold, is_consumed, is_held, ledger_id};
+use crate::clock;
 use crate::config::Config;
 use crate::ledger::{Ledger, LedgerError, Store};
 use crate::telemetry::Metrics;
@@ -18,8 +19,8 @@ use crate::telemetry::Metrics;
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
 /// Between two looks whether what a session that has ended had in hand is back in the work queue.
 const RETURNED_LOOK: Duration = Duration::from_millis(50);
-/// So many looks: whoever consumes then is no session that has ended.
-const RETURNED_LOOKS: u32 = 100;
+/// Whoever consumes after so long is no session that has ended.
+const RETURNED_LIMIT: Duration = Duration::from_secs(5);
 /// A lease outlives the calls that it is for by so much.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
@@ -103,7 +104,8 @@ pub(super) async fn claim(worker: &Worker, link: &Link) -> Result<(), OpenError>
 /// published after that must not be received first.
 async fn wait_for_returns(worker: &Worker, link: &Link) -> Result<(), AmqpError> {
     let topology = &worker.config.broker.topology;
-    for _ in 0..RETURNED_LOOKS {
+    let end = clock::instant() + RETURNED_LIMIT;
+    while clock::instant() < end {
         if !is_consumed(link, topology).await? {
             return Ok(());
         }
