@@ -117,7 +117,9 @@ impl<T: Carrier> Turn<T> {
         match committed {
             Committed::Done => {
                 self.group_mut().announced();
-                self.call(pass, update)
+                // However long that took: the customer must still be ours.
+                self.state = State::Securing(pass, update);
+                Action::Secure { joins: false }
             }
             Committed::LeaseLost => {
                 step.give_back(pass);

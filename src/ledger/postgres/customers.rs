@@ -7,7 +7,7 @@ use std::time::Duration;
 use deadpool_postgres::{Client, Transaction};
 use tokio_postgres::error::SqlState;
 
-use super::super::change::{Change, Committed};
+use super::super::change::{Change, Committed, Note};
 use super::super::model::{CustomerKey, Lease, Loaded, LoadedCustomer};
 use super::Postgres;
 use super::fault::Fault;
@@ -102,8 +102,25 @@ pub(super) async fn commit(
 ) -> Result<Vec<Committed>, Fault> {
     let mut client = postgres.client().await?;
     let transaction = client.transaction().await?;
-    let owned = lock_leases(postgres, &transaction, changes).await?;
-    let locked = locked_changes(postgres, &transaction, changes, &owned).await?;
+    match write_what_is_ours(postgres, &transaction, changes).await {
+        Ok(ends) => transaction.commit().await.map(|()| ends).map_err(Fault::from),
+        Err(fault) => {
+            // Over before the next one begins: its locks would be taken for somebody else's.
+            if let Err(error) = transaction.rollback().await {
+                tracing::debug!(%error, "the connection was gone already");
+            }
+            Err(fault)
+        }
+    }
+}
+
+async fn write_what_is_ours(
+    postgres: &Postgres,
+    transaction: &Transaction<'_>,
+    changes: &[Change],
+) -> Result<Vec<Committed>, Fault> {
+    let owned = lock_leases(postgres, transaction, changes).await?;
+    let locked = locked_changes(postgres, transaction, changes, &owned).await?;
     if !locked.is_empty() {
         return Err(Fault::Locked(locked));
     }
@@ -118,8 +135,7 @@ pub(super) async fn commit(
     let ended = changes.iter().zip(&ends);
     let done: Vec<&Change> =
         ended.filter(|(_, end)| **end == Committed::Done).map(|(change, _)| change).collect();
-    write_changes(&transaction, &done).await?;
-    transaction.commit().await?;
+    write_changes(transaction, &done).await?;
     Ok(ends)
 }
 
@@ -241,7 +257,9 @@ async fn record(
             rows.push(change.row.as_deref());
             seen.push(change.at.as_microsecond());
             keeps.push(change.keeps_lease);
-            tells_nothing.push(change.row.is_none() && change.notes.is_empty());
+            // A row has the mark of the call; where none can be written, the letter is all there is.
+            let is_letter = change.notes.iter().any(|note| matches!(note, Note::Dead(_)));
+            tells_nothing.push(change.row.is_none() && !is_letter);
         }
     }
     if !keys.is_empty() {
