@@ -1,7 +1,7 @@
 //! A broker as far as the promises need one: a work queue, tiers by due time, dead letters,
 //! deliveries that return when their session is lost.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +38,7 @@ pub(super) struct Broker {
     /// Of sessions that are lost, as far as the broker has not noticed: when it will, and whose.
     unnoticed: Vec<(Duration, usize, Vec<Message>)>,
     /// By relay.
-    in_hand: HashMap<usize, usize>,
-    tags: u64,
+    in_hand: BTreeMap<usize, usize>,
 }
 
 impl Broker {
@@ -49,8 +48,8 @@ impl Broker {
 
     /// To a tier, from which it comes back at `due`.
     pub(super) fn postpone(&mut self, message: Message, due: Duration) {
-        self.tags += 1;
-        self.tiers.insert((due, self.tags), Message { returns: 0, is_late: false, ..message });
+        let tag = self.next_tag();
+        self.tiers.insert((due, tag), Message { returns: 0, is_late: false, ..message });
     }
 
     /// What is due goes back to the work queue.
@@ -75,16 +74,25 @@ impl Broker {
 
     pub(super) fn deliver(&mut self, relay: usize) -> Option<(u64, Message)> {
         let message = self.work.pop_front()?;
-        self.tags += 1;
-        self.unacked.insert(self.tags, (relay, message.clone()));
+        let tag = self.next_tag();
+        self.unacked.insert(tag, (relay, message.clone()));
         *self.in_hand.entry(relay).or_default() += 1;
-        Some((self.tags, message))
+        Some((tag, message))
     }
 
-    /// Which relay has it in hand no more; `None` if the delivery is not known any more.
+    /// Above all that are there, and no higher: what is alike looks alike.
+    fn next_tag(&self) -> u64 {
+        let unacked = self.unacked.keys().next_back().copied();
+        unacked.into_iter().chain(self.tiers.keys().map(|(_, tag)| *tag)).max().unwrap_or(0) + 1
+    }
+
+    /// Which relay has it in hand no more.
     pub(super) fn ack(&mut self, tag: u64) -> Option<usize> {
         let (relay, _) = self.unacked.remove(&tag)?;
-        *self.in_hand.entry(relay).or_default() -= 1;
+        match self.in_hand.get_mut(&relay) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.in_hand.remove(&relay)),
+        }
         Some(relay)
     }
 
@@ -136,6 +144,19 @@ impl Broker {
 
     pub(super) fn unacked(&self, relay: usize) -> usize {
         self.in_hand.get(&relay).copied().unwrap_or(0)
+    }
+
+    /// All that its future hangs on.
+    pub(super) fn state(&self) -> String {
+        let Broker { work, unacked, unnoticed, dead, .. } = self;
+        let tiers: Vec<_> = self.tiers.iter().map(|((due, _), message)| (due, message)).collect();
+        let unacked: Vec<_> = unacked.values().collect();
+        format!("{work:?} {tiers:?} {unacked:?} {unnoticed:?} {dead:?}")
+    }
+
+    /// Whether no relay has anything in hand, or had when its session was lost.
+    pub(super) fn is_out_of_hand(&self) -> bool {
+        self.unacked.is_empty() && self.unnoticed.is_empty()
     }
 
     /// Every copy of every event that is not at an end.

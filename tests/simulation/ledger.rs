@@ -102,7 +102,7 @@ impl Ledger {
         Committed::Done
     }
 
-    /// What is recorded at the end of a turn tells of it, though it is no row.
+    /// Where no row can be written, a letter is all that tells of a turn.
     pub(super) fn end_turn(&mut self, customer: &Arc<str>) {
         self.taken_over.remove(customer);
     }
@@ -115,6 +115,22 @@ impl Ledger {
     /// Whether it takes no row of this customer.
     pub(super) fn refuses(&self, customer: &Arc<str>) -> bool {
         self.refused.contains(customer)
+    }
+
+    /// All that its future hangs on, but for whose the leases are.
+    pub(super) fn state(&self) -> String {
+        let leases: Vec<Duration> = self.leases.values().map(|lease| lease.until).collect();
+        format!("{:?} {leases:?} {:?} {:?}", self.rows, self.taken_over, self.refused)
+    }
+
+    /// How many leases are a relay's.
+    pub(super) fn leases_of(&self, relay: usize) -> usize {
+        self.leases.values().filter(|lease| lease.relay == relay).count()
+    }
+
+    /// Whether a lease is the one in force.
+    pub(super) fn is_in_force(&self, customer: &Arc<str>, token: u64) -> bool {
+        self.leases.get(customer).is_some_and(|lease| lease.token == token)
     }
 
     pub(super) fn refuses_any(&self) -> bool {

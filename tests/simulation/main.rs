@@ -2,7 +2,7 @@
 //! Each step does one thing that could happen next; after each the promises must hold, and in the end
 //! everything must have come to an end. A script that fails is shortened and printed.
 //! `TEST_SEED=n` draws one storm again, `TEST_TRACE=1` prints its steps, with `TEST_QUICK=1` nothing is
-//! shortened. `make mutants` shows what these tests catch.
+//! shortened. `make mutants` shows what these tests catch. In `model` nothing is drawn: all orders are tried.
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "seeds and steps are for people")]
 #![allow(unreachable_pub, reason = "a test binary is reached by nobody")]
 #![allow(clippy::disallowed_methods, reason = "tests measure, and are told by the environment")]
@@ -11,6 +11,7 @@
 mod broker;
 mod ledger;
 mod mixtures;
+mod model;
 mod orders;
 mod outages;
 mod portal;

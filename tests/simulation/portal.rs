@@ -179,6 +179,13 @@ impl Portal {
         }
     }
 
+    /// All that its future hangs on.
+    pub(super) fn state(&self) -> String {
+        let mut values: Vec<_> = self.values.iter().collect();
+        values.sort_unstable();
+        format!("{:?} {values:?} {:?}", self.trouble, self.late)
+    }
+
     pub(super) fn value_of(&self, customer: &Arc<str>, field: Field) -> Option<usize> {
         self.values.get(&(Arc::clone(customer), field)).copied()
     }

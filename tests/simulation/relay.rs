@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use customer_relay::domain::group::{Carrier, Conclusion, Event};
 use customer_relay::domain::history::History;
 use customer_relay::domain::lanes::{Arrival, Lanes, Waiting};
 use customer_relay::domain::outcome::Outcome;
-use customer_relay::domain::receipts::Receipts;
+use customer_relay::domain::receipts::{ReceiptKey, Receipts};
 use customer_relay::domain::response::Judgement;
 use customer_relay::domain::retry::after;
 use customer_relay::domain::row::Row;
@@ -30,6 +31,7 @@ use rand::RngExt;
 use rand::seq::IndexedRandom as _;
 
 use super::broker::{Letter, Message};
+use super::ledger::Ledger;
 use super::rules::{check_pass, check_uncounted};
 use super::world::{IMMEDIATE_RETRIES, LONGEST_CALL, World};
 
@@ -44,14 +46,21 @@ fn timed_out() -> Judgement {
 }
 
 /// A delivery in hand.
-#[derive(Debug)]
 pub(super) struct Item {
     pub(super) tag: u64,
     pub(super) number: usize,
+    receipt: Option<ReceiptKey>,
     session: u64,
     /// The relay's session, as it goes on.
     now: Rc<Cell<u64>>,
     event: Event,
+}
+
+/// What is alike looks alike: not by the numbers that it was given.
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {:?}", self.number, self.is_gone(), self.event)
+    }
 }
 
 impl Carrier for Item {
@@ -247,6 +256,20 @@ impl Relay {
         (self.gate.is_suspended(), self.gate.under_way())
     }
 
+    /// All that its future hangs on, but for the receipts of events of one moment.
+    pub(super) fn state(&self, ledger: &Ledger) -> String {
+        let Relay { gate, lanes, hands_back, control, .. } = self;
+        let visits = self.visits.values().map(|visit| {
+            let Visit { turn, customer, doing, pauses, held_since, .. } = visit;
+            let lease = ledger.is_in_force(customer, visit.lease);
+            format!("{turn:?} {lease} {doing:?} {pauses} {held_since:?}")
+        });
+        let visits: Vec<String> = visits.collect();
+        let times = (self.cut_at, self.sleeps_until);
+        let leases = ledger.leases_of(self.identity);
+        format!("{gate:?} {lanes:?} {hands_back:?} {visits:?} {control:?} {times:?} {leases}")
+    }
+
     pub(super) fn describe(&self) -> String {
         let visits: Vec<String> = self
             .visits
@@ -312,6 +335,30 @@ impl World {
             }
         }
         steps
+    }
+
+    /// Whether a step is of no effect on anybody else.
+    pub(super) fn is_private(&self, index: usize, step: Step) -> bool {
+        let is_own = |doing: &Doing| {
+            matches!(
+                doing,
+                Doing::Permitted(_) | Doing::Act(Action::Pause | Action::End(Ending::Verdicts(_)))
+            )
+        };
+        match step {
+            Step::Admit => true,
+            Step::Visit(id) => {
+                self.relays[index].visits.get(&id).is_some_and(|visit| is_own(&visit.doing))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a step is the end of a call.
+    pub(super) fn ends_call(&self, index: usize, step: Step) -> bool {
+        let Step::Visit(id) = step else { return false };
+        let visit = self.relays[index].visits.get(&id);
+        visit.is_some_and(|visit| matches!(visit.doing, Doing::Calling { is_lost: false, .. }))
     }
 
     fn can_go_on(&self, relay: &Relay, visit: &Visit) -> bool {
@@ -426,21 +473,21 @@ impl World {
             Some(verdict) => bail!("event {number} is given up: {verdict:?}"),
             None => {}
         }
-        if history.is_new {
-            let receipts = &mut self.relays[index].receipts;
-            history.first_seen = receipts.receive(&published.place.event, history.first_seen);
-        }
-        let event = Event {
+        let mut event = Event {
             customer: Arc::clone(&customer),
             place: published.place.clone(),
             update: Arc::clone(&published.update),
             history,
             goes_alone: false,
         };
+        let now = self.instant();
         let relay = &mut self.relays[index];
+        let receipt =
+            event.history.is_new.then(|| relay.receipts.receive(&mut event, now)).flatten();
         let item = Item {
             tag,
             number,
+            receipt,
             session: relay.session.get(),
             now: Rc::clone(&relay.session),
             event,
@@ -726,7 +773,7 @@ impl World {
             }
             settlement::Action::Ack => {
                 for end in settling.settlement.into_ends() {
-                    self.ack(&end.carrier);
+                    self.ack(&end);
                 }
                 return self.leave(index, id);
             }
@@ -788,16 +835,23 @@ impl World {
     fn end_without_turn(&mut self, item: Item, verdict: Verdict) -> Result<()> {
         let end = End::unsent(item, verdict, None);
         if self.carry_out(&end)? {
-            self.ack(&end.carrier);
+            self.ack(&end);
         }
         Ok(())
     }
 
-    fn ack(&mut self, item: &Item) {
-        if let Some(index) = self.broker.ack(item.tag)
-            && item.event.history.is_new
-        {
-            self.relays[index].receipts.end(&item.event.place.event);
+    fn ack(&mut self, end: &End<Item>) {
+        let now = self.instant();
+        let item = &end.carrier;
+        if item.is_gone() {
+            return;
+        }
+        if let (Some(index), Some(receipt)) = (self.broker.ack(item.tag), item.receipt) {
+            let receipts = &mut self.relays[index].receipts;
+            match end.publication() {
+                Publication::Retry(..) => receipts.leave(receipt, now),
+                _ => receipts.end(receipt),
+            }
         }
     }
 

@@ -340,10 +340,31 @@ impl World {
         }
     }
 
-    fn next_time(&self) -> Option<Duration> {
+    pub(super) fn next_time(&self) -> Option<Duration> {
         let relays = (0..self.relays.len()).filter_map(|index| self.next_time_of(index));
         let others = [self.broker.next_due(), self.portal.next_effect()].into_iter().flatten();
         relays.chain(others).filter(|at| *at > self.now).min()
+    }
+
+    /// Time passes until something can be done.
+    pub(super) fn wait(&mut self) -> Result<()> {
+        self.now = self.next_time().context("nothing ever happens again")?;
+        self.broker.pass_time(self.now);
+        self.portal.pass_time(self.now);
+        self.check()
+    }
+
+    /// All that its future hangs on, but for the receipts of events of one moment.
+    pub(super) fn state(&self) -> String {
+        let World { now, published, broker, portal, ledger, relays, .. } = self;
+        let mut relays: Vec<String> = relays.iter().map(|relay| relay.state(ledger)).collect();
+        // It is all the same which is which, but at the broker: who has what in hand.
+        if broker.is_out_of_hand() {
+            relays.sort_unstable();
+        }
+        let (published, broker) = (published.len(), broker.state());
+        let (portal, ledger) = (portal.state(), ledger.state());
+        format!("{now:?} {published} {broker} {portal} {ledger} {relays:?}")
     }
 
     /// One thing that can be done now; false if there is none.
