@@ -55,9 +55,9 @@ check: lint deny validate test run ## All that CI checks; cluster and image wher
 		echo "*** cluster test and image test not run: no Docker ***"; \
 	fi
 
-bench: ## The relay against bare loops: events/s, CPU per event, latency, memory
+bench: ## The relay against bare loops: events/s, CPU per event, latency, memory; AGAINST=PROGRAM: another build
 	@tests/support/setup.sh --demo
-	$(CARGO) bench $(LOCKED) --bench throughput
+	AGAINST=$(AGAINST) $(CARGO) bench $(LOCKED) --bench throughput
 
 simulator: ## A portal simulator on 127.0.0.1:8080 (token demo-token, secret demo-secret)
 	$(CARGO) run $(LOCKED) --release --quiet --bin portal-simulator

@@ -1,6 +1,6 @@
 //! Who is measured.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::bed::Stage;
 use crate::support::process::Process;
@@ -18,14 +18,21 @@ pub(crate) enum Candidate {
     NoLedger,
     /// The same without those lines.
     QuietRelay,
+    /// Another build of it: the program that `AGAINST` names.
+    OtherRelay,
     /// The bare loop with lapin and reqwest.
     BareReqwest,
     /// The bare loop with lapin and hyper.
     BareHyper,
 }
 
+/// The program of another build, if one is to be compared.
+pub(crate) fn other_build() -> Option<String> {
+    std::env::var("AGAINST").ok().filter(|program| !program.is_empty())
+}
+
 impl Candidate {
-    /// All of them.
+    /// All that every run has.
     pub(crate) const ALL: [Candidate; 5] = [
         Candidate::Relay,
         Candidate::NoLedger,
@@ -43,6 +50,7 @@ impl Candidate {
             Candidate::Relay => "relay",
             Candidate::NoLedger => "relay (ledger.url=none)",
             Candidate::QuietRelay => "relay (log.filter=warn)",
+            Candidate::OtherRelay => "relay, the other build",
             Candidate::BareReqwest => "bare loop, reqwest",
             Candidate::BareHyper => "bare loop, hyper",
         }
@@ -56,6 +64,12 @@ impl Candidate {
             Candidate::Relay => settings.launch_relay(),
             Candidate::NoLedger => settings.set("ledger.url", "none").launch_relay(),
             Candidate::QuietRelay => settings.set("log.filter", "warn").launch_relay(),
+            Candidate::OtherRelay => {
+                let program = other_build().context("AGAINST names no program")?;
+                // A build before 0.1.1 does not start without one.
+                settings.set("admin.token", "bench-token-of-32-characters-or-more");
+                settings.launch(&program)
+            }
             Candidate::BareReqwest => bare("reqwest", stage, base_url),
             Candidate::BareHyper => bare("hyper", stage, base_url),
         }

@@ -2,7 +2,8 @@
 //!
 //! All candidates run as processes of their own on one broker, interleaved, with equal settings, so
 //! that the kernel's figures of each can be compared. Ratios within one run count; the figures
-//! themselves are the machine's.
+//! themselves are the machine's. With `AGAINST=PROGRAM` it is measured against another build of itself
+//! instead.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -112,6 +113,13 @@ async fn main() -> Result<ExitCode> {
 async fn measure(scale: &Scale, file: Option<&Path>) -> Result<ExitCode> {
     let bed = Bed::start().await?;
     println!("{}\n", bed.description());
+    if candidate::other_build().is_some() {
+        let candidates = [Candidate::Relay, Candidate::OtherRelay];
+        let mut both = none_yet(&Load::fast(scale.events), &candidates);
+        drain_each(&bed, &mut both, scale.runs).await?;
+        report::against(&both);
+        return bed.stop().await.map(|()| ExitCode::SUCCESS);
+    }
     let fast = fast_drains(&bed, scale).await?;
     report::fast(&fast);
     let mut slow = none_yet(&Load::slow(scale.slow_events), &Candidate::LOOPS);

@@ -29,6 +29,21 @@ pub(crate) fn fast(series: &[Series]) {
     println!();
 }
 
+/// Two builds of the relay.
+pub(crate) fn against(series: &[Series]) {
+    println!("Draining a full queue, portal answers at once. Median (min - max) of the runs.");
+    table(series);
+    let [relay, other] = [Candidate::Relay, Candidate::OtherRelay];
+    let cpu = Spread::of_ratios(&cpu_us(series, relay), &cpu_us(series, other));
+    let rates = |candidate| {
+        let mut own = series.iter().filter(|one| one.candidate == candidate);
+        own.next().map(Series::rates).unwrap_or_default()
+    };
+    let took = Spread::of_ratios(&rates(other), &rates(relay));
+    println!("  CPU per event, relay / the other build: {cpu:.3}");
+    println!("  time per event, relay / the other build: {took:.3}");
+}
+
 /// A portal that is far away: whether its latency is all that limits.
 pub(crate) fn slow(series: &[Series]) {
     println!("Draining a full queue, portal takes 200 ms.");

@@ -90,7 +90,12 @@ impl Settings {
 
     /// Starts a relay, whatever comes of it.
     pub fn launch_relay(&self) -> Result<Process> {
-        Process::start(PROGRAM, &["run".to_owned()], &self.0)
+        self.launch(PROGRAM)
+    }
+
+    /// The same with another build of it.
+    pub fn launch(&self, program: &str) -> Result<Process> {
+        Process::start(program, &["run".to_owned()], &self.0)
     }
 }
 
