@@ -296,7 +296,13 @@ async fn many_dead_letters_keep_their_order_when_looked_at_and_when_one_of_them_
 async fn what_still_waits_for_a_forgotten_customer_is_told(context: Context) -> Result<()> {
     let mut bed = context.bed().await?;
     let (relay, _) = pending(&mut bed).await?;
-    let (code, out, err) = command(&bed, &["customer", "forget", "W", "--yes"]).await?;
+    let forget = ["customer", "forget", "W", "--yes"];
+    let known = shown(&bed, "W").await?;
+    let (code, _, err) = command(&bed, &forget).await?;
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("1 events of \"W\" wait") && err.contains("--leave-waiting"), "{err}");
+    assert_eq!(shown(&bed, "W").await?["pending"], known["pending"], "nothing was erased");
+    let (code, out, err) = command(&bed, &[&forget[..], &["--leave-waiting"]].concat()).await?;
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("1 messages still wait") && out.contains("appears again"), "{out}");
     bed.queues.take(&bed.queue("retry.60000ms"), LIMIT).await?;

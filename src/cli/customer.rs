@@ -1,6 +1,7 @@
 //! `customer`: where a customer stands, and how he is forgotten.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use url::Url;
@@ -13,6 +14,9 @@ use crate::config::{Config, Layers, Needs, safe_url};
 use crate::dead_letters;
 use crate::domain::field::Field;
 use crate::ledger::{About, Account, Store};
+
+/// A retry that is overdue by so much is lost, or its note is.
+const OVERDUE: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Args {
@@ -34,6 +38,9 @@ pub(super) enum Args {
         /// Do not ask.
         #[arg(long)]
         yes: bool,
+        /// Erase also while events wait for a retry: they are sent when due, and can overwrite newer ones.
+        #[arg(long)]
+        leave_waiting: bool,
         /// Change nothing, tell what there is.
         #[arg(long)]
         dry_run: bool,
@@ -52,8 +59,10 @@ pub(super) fn customer(args: &Args, layers: &Layers, who: &str) -> anyhow::Resul
             tell(&block_on(&config, asked)?, *json)
         }
         Args::Show { id, via: None, json } => show(id, *json, &load(layers, Needs::Broker)?),
-        Args::Forget { id, yes, dry_run, json } => {
-            let wish = Wish { id, is_sure: *yes, counts_only: *dry_run, as_json: *json };
+        Args::Forget { id, yes, leave_waiting, dry_run, json } => {
+            let (is_sure, leaves_waiting) = (*yes, *leave_waiting);
+            let (counts_only, as_json) = (*dry_run, *json);
+            let wish = Wish { id, is_sure, leaves_waiting, counts_only, as_json };
             forget(&wish, &load(layers, Needs::Broker)?, who)
         }
     }
@@ -146,11 +155,21 @@ fn text(value: &Value) -> String {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "one flag each")]
 struct Wish<'a> {
     id: &'a str,
     is_sure: bool,
+    leaves_waiting: bool,
     counts_only: bool,
     as_json: bool,
+}
+
+impl Wish<'_> {
+    /// Nothing is erased while an event waits that is due after this time. One that should have come long
+    /// ago does not come.
+    fn spares(&self) -> Option<Timestamp> {
+        (!self.leaves_waiting).then(|| clock::now() - OVERDUE)
+    }
 }
 
 fn forget(wish: &Wish<'_>, config: &Config, who: &str) -> anyhow::Result<Exit> {
@@ -167,6 +186,9 @@ fn forget(wish: &Wish<'_>, config: &Config, who: &str) -> anyhow::Result<Exit> {
     let forgotten = block_on(config, async {
         // Both are reached before either is changed.
         let known = look_up(config, wish.id).await?;
+        if let Some((_, account)) = known.as_ref().filter(|_| !wish.counts_only) {
+            refuse_waiting(wish, account)?;
+        }
         let link = config.broker.broker.connect("forget").await?;
         let lock = lock_scans(&link, &config.broker.topology.scan_queue(), who).await;
         let _lock = match lock {
@@ -180,13 +202,34 @@ fn forget(wish: &Wish<'_>, config: &Config, who: &str) -> anyhow::Result<Exit> {
         link.close().await;
         let forgotten = Forgotten::of(known.as_ref().map(|(_, account)| account), erased?);
         if let Some(((store, about), _)) = known.filter(|_| !wish.counts_only) {
-            store.erase_customer(about.key(wish.id)).await?;
+            let is_erased = store.erase_customer(about.key(wish.id), wish.spares()).await?;
+            ensure!(
+                is_erased,
+                "an event of {:?} has gone to a retry meanwhile: try again",
+                wish.id
+            );
         }
         Ok(forgotten)
     })?;
     let told = forgotten.to_json(wish);
     if wish.as_json { output::print_json(&told) } else { output::print(&forgotten.to_text(wish)) }?;
     Ok(Exit::Done)
+}
+
+/// What waits would be sent when due, and nothing would be known any more of what is newer.
+fn refuse_waiting(wish: &Wish<'_>, account: &Account) -> anyhow::Result<()> {
+    let dues = account.pending.iter().map(|note| note.due);
+    let Some(last) = dues.max().filter(|due| wish.spares().is_some_and(|after| *due > after))
+    else {
+        return Ok(());
+    };
+    bail!(
+        "{} events of {:?} wait for a retry, the last one until {last}: sent when due, they would \
+         overwrite what is newer, of which nothing would be known any more. Wait until they have ended \
+         (customer-relay customer show), or say --leave-waiting",
+        account.pending_in_all,
+        wish.id
+    )
 }
 
 /// From each queue that may hold his messages: the queue, and what was found there.

@@ -62,8 +62,13 @@ pub trait Backend: Debug + Send + Sync {
     /// Puts a row in place of one that cannot be read. False if it can be read by now.
     fn replace_unreadable(&self, key: CustomerKey, row: Row, at: Timestamp) -> Answer<'_, bool>;
 
-    /// Erases all that is known of a customer.
-    fn erase_customer(&self, key: CustomerKey) -> Answer<'_, ()>;
+    /// Erases all that is known of a customer; with a time, unless an event waits for a retry that is due
+    /// after it. Whether it did.
+    fn erase_customer(
+        &self,
+        key: CustomerKey,
+        unless_due_after: Option<Timestamp>,
+    ) -> Answer<'_, bool>;
 
     /// Every dead letter of the index, oldest first.
     fn load_dead_letters(&self) -> Answer<'_, Vec<Indexed>>;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use customer_relay::domain::row::Row;
 use customer_relay::ledger::{Change, Committed, Note, ReplayEnd};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::ground::{Ground, at, commit, lease, letter, note, row, waiting};
@@ -49,8 +49,13 @@ pub async fn an_erased_customer_is_gone_and_others_stay(ground: Ground) -> Resul
         let (customer, row) = (Some(about.key(id)), Some(row("e1", at(1)).pack()));
         commit(&store, Change { customer, row, at: at(2), notes, ..Change::default() }).await?;
     }
-    store.erase_customer(about.key("C1")).await?;
-    store.erase_customer(about.key("C1")).await?;
+    let (key, due) = (about.key("C1"), waiting("e1").due);
+    let before = due - SignedDuration::from_secs(1);
+    assert!(!store.erase_customer(key, Some(before)).await?, "one waits that is due later");
+    assert_eq!(store.load_account(key).await?.pending.len(), 1);
+    for unless_due_after in [Some(due), None] {
+        assert!(store.erase_customer(key, unless_due_after).await?);
+    }
     assert!(store.load_account(about.key("C1")).await?.is_empty());
     let other = store.load_account(about.key("C2")).await?;
     assert_eq!((other.pending.len(), other.dead.len()), (1, 1));

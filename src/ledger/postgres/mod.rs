@@ -140,8 +140,12 @@ impl Backend for Postgres {
         self.answer(async move { tasks::replace_unreadable(self, key, &row, at).await })
     }
 
-    fn erase_customer(&self, key: CustomerKey) -> Answer<'_, ()> {
-        self.answer(tasks::erase_customer(self, key))
+    fn erase_customer(
+        &self,
+        key: CustomerKey,
+        unless_due_after: Option<Timestamp>,
+    ) -> Answer<'_, bool> {
+        self.answer(tasks::erase_customer(self, key, unless_due_after))
     }
 
     fn load_dead_letters(&self) -> Answer<'_, Vec<Indexed>> {

@@ -91,9 +91,20 @@ pub(super) async fn replace_unreadable(
     Ok(is_unreadable)
 }
 
-pub(super) async fn erase_customer(postgres: &Postgres, key: CustomerKey) -> Result<(), Fault> {
+pub(super) async fn erase_customer(
+    postgres: &Postgres,
+    key: CustomerKey,
+    unless_due_after: Option<Timestamp>,
+) -> Result<bool, Fault> {
     let mut client = postgres.client().await?;
     let transaction = client.transaction().await?;
+    if let Some(time) = unless_due_after {
+        let waits = "SELECT EXISTS (SELECT 1 FROM pending WHERE customer = $1 AND due > $2)";
+        let after = time.as_microsecond();
+        if get(&transaction.query_one(waits, &[&key.0.as_slice(), &after]).await?, 0)? {
+            return Ok(false);
+        }
+    }
     for delete in [
         "DELETE FROM customers WHERE key = $1",
         "DELETE FROM pending WHERE customer = $1",
@@ -102,7 +113,8 @@ pub(super) async fn erase_customer(postgres: &Postgres, key: CustomerKey) -> Res
     ] {
         transaction.execute(delete, &[&key.0.as_slice()]).await?;
     }
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    Ok(true)
 }
 
 pub(super) async fn load_dead_letters(postgres: &Postgres) -> Result<Vec<Indexed>, Fault> {

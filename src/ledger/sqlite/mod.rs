@@ -167,8 +167,12 @@ impl Backend for Sqlite {
         self.write(move |writer| tasks::replace_unreadable(writer, key, &row, at))
     }
 
-    fn erase_customer(&self, key: CustomerKey) -> Answer<'_, ()> {
-        self.write(move |writer| tasks::erase_customer(writer, key))
+    fn erase_customer(
+        &self,
+        key: CustomerKey,
+        unless_due_after: Option<Timestamp>,
+    ) -> Answer<'_, bool> {
+        self.write(move |writer| tasks::erase_customer(writer, key, unless_due_after))
     }
 
     fn load_dead_letters(&self) -> Answer<'_, Vec<Indexed>> {

@@ -117,15 +117,27 @@ pub(super) fn replace_unreadable(
     Ok(is_unreadable)
 }
 
-pub(super) fn erase_customer(writer: &mut Connection, key: CustomerKey) -> Result<(), Fault> {
+pub(super) fn erase_customer(
+    writer: &mut Connection,
+    key: CustomerKey,
+    unless_due_after: Option<Timestamp>,
+) -> Result<bool, Fault> {
     let transaction = writer.transaction()?;
+    if let Some(time) = unless_due_after {
+        let waits = "SELECT EXISTS (SELECT 1 FROM pending WHERE customer = ?1 AND due > ?2)";
+        let after = params![key.0, time.as_microsecond()];
+        if transaction.query_row(waits, after, |columns| columns.get(0))? {
+            return Ok(false);
+        }
+    }
     // What was erased must not be left in the file's free pages.
     transaction.pragma_update(None, "secure_delete", "ON")?;
     transaction.execute("DELETE FROM customers WHERE key = ?1", params![key.0])?;
     for table in ["pending", "dead", "doubts"] {
         transaction.execute(&format!("DELETE FROM {table} WHERE customer = ?1"), params![key.0])?;
     }
-    Ok(transaction.commit()?)
+    transaction.commit()?;
+    Ok(true)
 }
 
 pub(super) fn load_dead_letters(reader: &Connection) -> Result<Vec<Indexed>, Fault> {
