@@ -2,7 +2,7 @@
 //! the other way round, under the default settings; and the examples are events that the relay applies.
 //!
 //! What a schema cannot say is not generated: keys that stand twice, times ahead of the clock, sizes,
-//! depths, sequences of many bytes and few characters, integers written as `42.0`, spellings of a time
+//! depths, integers written as `42.0`, spellings of a time
 //! beside RFC 3339's. White space around values is: the schema speaks of what is left without it.
 
 use std::borrow::Cow;
@@ -172,6 +172,7 @@ async fn the_schema_and_the_decoder_accept_the_same_structured_events(_: Context
         "id",
         "time",
         "order",
+        "sequence",
         "sequence-length",
         "unsupported-type",
         "the body is not a JSON object",
@@ -215,6 +216,7 @@ async fn the_schema_and_the_decoder_accept_the_same_binary_and_bare_events(
         "accepted",
         "id",
         "time",
+        "sequence",
         "sequence-length",
         "unsupported-type",
         "data: missing",
@@ -236,17 +238,16 @@ async fn what_a_schema_cannot_say_the_decoder_says(_: Context) -> Result<()> {
         let envelope = Envelope { body: body.as_bytes(), kind: Some(KIND), ..Envelope::default() };
         Ok((schema.accepts(&serde_json::from_str(body)?), decoder.refuses(&envelope)))
     };
-    let wide = format!("{:?}", "é".repeat(33));
+    let time = r#""2026-11-22T09:30:00Z""#;
     let large = format!(r#""note":"{}","#, "x".repeat(262_144));
     for (body, refused) in [
-        (event("1", "null", "682308", ""), None),
-        (event("1", "null", "682308", r#""id":"a","id":"b","#), Some("a key stands twice")),
+        (event("1", time, "682308", ""), None),
+        (event("1", time, "682308", r#""id":"a","id":"b","#), Some("a key stands twice")),
         (event("1", r#""2030-01-03T01:00:00Z""#, "682308", ""), Some("future")),
         (event("1", r#""2000-01-01T00:00:00+00:01""#, "682308", ""), Some("time")),
-        (event(&wide, "null", "682308", ""), Some("sequence-length")),
-        (event("1.0", "null", "682308", ""), Some("sequence: not a text")),
-        (event("1", "null", "682308.0", ""), Some("pincode type")),
-        (event("1", "null", "682308", &large), Some("too-large")),
+        (event("1.0", time, "682308", ""), Some("sequence: not a text")),
+        (event("1", time, "682308.0", ""), Some("pincode type")),
+        (event("1", time, "682308", &large), Some("too-large")),
     ] {
         let (accepted, actual) = judge(&body)?;
         ensure!(accepted, "the schema can say it after all: {refused:?}");

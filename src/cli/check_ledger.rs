@@ -10,6 +10,7 @@ use crate::amqp::{Hold, Link, hold, topology};
 use crate::config::{Config, Declare};
 use crate::domain::doubt::Gap;
 use crate::domain::ledger_mark::{Comparison, LedgerMark};
+use crate::domain::version::Required;
 use crate::ledger::{
     About, Condition, Counts, CustomerKey, Directory, LedgerError, Numbered, Store, Target,
 };
@@ -174,8 +175,14 @@ fn weaknesses(config: &Config) -> Vec<String> {
         found.push(text.to_owned());
     }
     if config.rules.orders_by_arrival {
-        let text = "order.missing \"arrival\": events without time and sequence are ordered as they \
-                    came, which is not how the CRM made them; let it send a time or a sequence";
+        let text = "order.missing \"arrival\": events without a time are ordered as they came, among the \
+                    times of others by our clock, which is not how the CRM made them; let it send a time";
+        found.push(text.to_owned());
+    }
+    if config.rules.required == Required::Any {
+        let text = "order.require \"any\": an event with a time alone and one with a sequence alone cannot be \
+                    compared, and what order.by names counts as older where it is absent; ask for \"time\", \
+                    \"sequence\" or \"both\"";
         found.push(text.to_owned());
     }
     if let Some(retention) = config.ledger.retention.filter(|kept| *kept < DEAD_LETTERS_LIVE) {

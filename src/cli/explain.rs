@@ -21,6 +21,7 @@ use crate::domain::response::{Answer, Judgement, NoAnswer, judge};
 use crate::domain::retry::{Slot, Tier};
 use crate::domain::update::Update;
 use crate::domain::verdict::{Verdict, decide};
+use crate::domain::version::Required;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -62,13 +63,13 @@ enum Explained {
     Unsent(Verdict),
 }
 
-/// What the worker does with a message of this body, up to the call. A body without time and
-/// sequence is no fault yet: its message may have a timestamp.
+/// What the worker does with a message of this body, up to the call. What the body lacks of its order is no
+/// fault yet: its message may have it.
 pub(super) fn admit(config: &Config, body: &[u8]) -> Result<Admission, Box<Verdict>> {
     let now = clock::now();
     let envelope =
         Envelope { body, kind: config.rules.mapping.default_type(), ..Envelope::default() };
-    let rules = Rules { orders_by_arrival: true, ..config.rules.clone() };
+    let rules = Rules { required: Required::Any, orders_by_arrival: true, ..config.rules.clone() };
     admission::admit(&envelope, &History::new(now), &rules, &config.retry, &Moment::certain(now))
         .map_err(|refused| Box::new(refused.verdict))
 }
@@ -76,7 +77,7 @@ pub(super) fn admit(config: &Config, body: &[u8]) -> Result<Admission, Box<Verdi
 struct Sent {
     event: CustomerUpdated,
     /// What is said of an event whose place among its customer's is not told by its body.
-    unordered: Option<&'static str>,
+    unordered: Option<String>,
     update: Update,
     request: SignedRequest,
     canonical: String,
@@ -100,7 +101,11 @@ impl Sent {
                 .map(|(name, call)| possible(config, &update, name, &call))
                 .collect(),
             timetable: config.retry.timetable(),
-            unordered: place.is_unordered().then(|| unordered(config)),
+            unordered: config
+                .rules
+                .required
+                .lacked_by(&place)
+                .map(|lacked| unordered(lacked, config)),
             event,
             update,
             request,
@@ -108,13 +113,13 @@ impl Sent {
     }
 }
 
-fn unordered(config: &Config) -> &'static str {
-    if config.rules.orders_by_arrival {
-        "neither time nor sequence: its place is that of its first receipt (order.missing)"
+fn unordered(lacked: &str, config: &Config) -> String {
+    let then = if config.rules.orders_by_arrival {
+        "its place is that of its first receipt (order.missing)"
     } else {
-        "neither time nor sequence: its message needs a timestamp, or it is a dead letter \
-         (order.missing)"
-    }
+        "it is a dead letter (order.require)"
+    };
+    format!("lacks {lacked}: unless its message has that (a timestamp, or headers), {then}")
 }
 
 /// Double quotes where the shell fills in a variable; nothing else in these texts needs quoting.
@@ -290,7 +295,7 @@ impl Sent {
                 .values()
                 .map(|(field, value)| format!("  {field:<10} {}", output::part(value))),
         );
-        if let Some(unordered) = self.unordered {
+        if let Some(unordered) = &self.unordered {
             lines.extend(["order".to_owned(), format!("  {unordered}")]);
         }
         for (title, text) in [

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::explain::admit;
 use super::{Exit, output};
 use crate::config::Config;
+use crate::domain::admission::Admission;
 use crate::domain::field::Field;
 use crate::domain::verdict::Verdict;
 
@@ -27,7 +28,8 @@ pub(super) fn check(file: &Path, config: &Config, as_json: bool) -> anyhow::Resu
         }
         events += 1;
         let admitted = admit(config, line);
-        unordered += u64::from(admitted.as_ref().is_ok_and(|one| one.place.is_unordered()));
+        let lacks = |one: &Admission| config.rules.required.lacked_by(&one.place).is_some();
+        unordered += u64::from(admitted.as_ref().is_ok_and(lacks));
         if let Err(Verdict::DeadLetter(dead)) = admitted.map_err(|verdict| *verdict) {
             let text = |text: Option<&str>| text.map(str::to_owned);
             let group = (
@@ -48,8 +50,8 @@ pub(super) fn check(file: &Path, config: &Config, as_json: bool) -> anyhow::Resu
         lines.extend(refused.iter().map(group_line));
         if unordered > 0 {
             lines.push(format!(
-                "{unordered:>8}  have neither time nor sequence: their messages need a timestamp \
-                 (order.missing)"
+                "{unordered:>8}  lack what order.require asks for: their messages need it, such as a \
+                 timestamp (or order.missing)"
             ));
         }
         output::print(&lines.join("\n"))?;

@@ -31,7 +31,7 @@ use crate::domain::request::FieldOrder;
 use crate::domain::retry::{RetryPolicy, Tiers};
 use crate::domain::turn::TurnPolicy;
 use crate::domain::update::{AddressPolicy, FieldPolicies, SpacePolicy, Update};
-use crate::domain::version::OrderBy;
+use crate::domain::version::{OrderBy, Required, Sequences};
 use crate::ledger::Target;
 use crate::pauses::ImmediatePolicy;
 use crate::telemetry::log;
@@ -257,8 +257,7 @@ fn read(reader: &mut Reader<'_>, needs: Needs) -> Option<Config> {
         bound_memory(reader, usize::from(broker.prefetch) + worker.in_flight, rules.max_bytes);
     }
     let outage = outage(reader, worker.in_flight);
-    let order_by = [("time", OrderBy::Time), ("sequence", OrderBy::Sequence)];
-    let order_by = reader.choice("order.by", &order_by);
+    let order_by = reader.choice("order.by", &ORDER_BY);
     let ledger = ledger(reader);
     let admin = admin(reader, needs);
     let log = log(reader);
@@ -402,9 +401,11 @@ fn rules(reader: &mut Reader<'_>) -> Option<Rules> {
     let earliest_time = reader.past_time("event.earliest_time");
     let future_tolerance = reader.duration("event.future_tolerance");
     let future_limit = reader.duration("event.future_limit");
-    let missing = [("invalid", false), ("arrival", true)];
-    let orders_by_arrival = reader.choice("order.missing", &missing);
+    let sequences = [("digits", Sequences::Digits), ("text", Sequences::Text)];
+    let sequences = reader.choice("order.sequence", &sequences);
+    let order = order(reader);
     let fields = fields(reader)?;
+    let (required, orders_by_arrival) = order?;
     Some(Rules {
         mapping,
         ignores_other_types: ignores_other_types?,
@@ -413,8 +414,46 @@ fn rules(reader: &mut Reader<'_>) -> Option<Rules> {
         future_tolerance,
         future_limit,
         fields,
-        orders_by_arrival: orders_by_arrival?,
+        required,
+        sequences: sequences?,
+        orders_by_arrival,
     })
+}
+
+const ORDER_BY: [(&str, OrderBy); 2] = [("time", OrderBy::Time), ("sequence", OrderBy::Sequence)];
+
+/// `order.require` and `order.missing`, held against `order.by`: together they compare nothing that cannot be.
+fn order(reader: &mut Reader<'_>) -> Option<(Required, bool)> {
+    let by = reader.choice("order.by", &ORDER_BY);
+    let required = [
+        ("", None),
+        ("time", Some(Required::Time)),
+        ("sequence", Some(Required::Sequence)),
+        ("both", Some(Required::Both)),
+        ("any", Some(Required::Any)),
+    ];
+    let required = reader.choice("order.require", &required);
+    let missing = [("invalid", false), ("arrival", true)];
+    let by_arrival = reader.choice("order.missing", &missing);
+    let (by, required, by_arrival) = (by?, required?, by_arrival?);
+    let required = required.unwrap_or(match by {
+        OrderBy::Time => Required::Time,
+        OrderBy::Sequence => Required::Sequence,
+    });
+    if matches!(
+        (by, required),
+        (OrderBy::Time, Required::Sequence) | (OrderBy::Sequence, Required::Time)
+    ) {
+        let problem =
+            "must ask for what order.by names: events that may lack it cannot be compared by it";
+        reader.mistake("order.require", problem);
+    }
+    if by_arrival && (by, required) != (OrderBy::Time, Required::Time) {
+        let problem = "\"arrival\" gives an event a time, and nothing else: it takes order.by = \"time\" and \
+                       order.require = \"time\"";
+        reader.mistake("order.missing", problem);
+    }
+    Some((required, by_arrival))
 }
 
 fn fields(reader: &mut Reader<'_>) -> Option<FieldPolicies> {

@@ -14,7 +14,9 @@ use super::retry::RetryPolicy;
 use super::text::{escape, is_unprintable};
 use super::update::{FieldPolicies, Update};
 use super::verdict::Verdict;
-use super::version::{EventRef, MAX_EVENT_BYTES, MAX_SEQUENCE_BYTES, Place, UNNAMED};
+use super::version::{
+    EventRef, MAX_EVENT_BYTES, MAX_SEQUENCE_BYTES, Place, Required, Sequence, Sequences, UNNAMED,
+};
 
 /// What an event must be like to be sent.
 #[derive(Clone, Debug)]
@@ -33,7 +35,11 @@ pub struct Rules {
     pub future_limit: Duration,
     /// `fields.*`
     pub fields: FieldPolicies,
-    /// `order.missing = "arrival"`: an event without time and sequence takes its place by its
+    /// `order.require`: what an event must say of its order.
+    pub required: Required,
+    /// `order.sequence`: what a sequence is.
+    pub sequences: Sequences,
+    /// `order.missing = "arrival"`: an event without what is required takes its place by its
     /// receipt instead of being invalid.
     pub orders_by_arrival: bool,
 }
@@ -122,7 +128,8 @@ pub fn admit(
         }
         Err(fault) => return Err(Verdict::undecodable(&fault, history).into()),
     };
-    let place = Place::new(&event, name(&event, envelope), history.revision);
+    let name = name(&event, envelope);
+    let mut place = Place::new(&event, name, history.revision, rules.sequences);
     let mut ahead = None;
     let verdict = if let Some(verdict) = refusal(&event, &place, history, rules) {
         verdict
@@ -131,7 +138,13 @@ pub fn admit(
         verdict
     } else {
         match rules.fields.validate(&event.fields) {
-            Ok(update) => return Ok(Admission { event, place, update }),
+            Ok(update) => {
+                if rules.required.lacked_by(&place).is_some() {
+                    // It goes by its receipt alone.
+                    place.sequence = None;
+                }
+                return Ok(Admission { event, place, update });
+            }
             Err(faults) => Verdict::invalid(&faults, history),
         }
     };
@@ -158,8 +171,12 @@ fn refusal(
     if event.sequence.as_ref().is_some_and(|text| text.len() > MAX_SEQUENCE_BYTES) {
         return Some(Verdict::sequence_too_long(history));
     }
-    if place.is_unordered() && !rules.orders_by_arrival {
-        return Some(Verdict::unordered(history));
+    let is_text = matches!(place.sequence, Some(Sequence::Text(_)));
+    if is_text && rules.sequences == Sequences::Digits {
+        return Some(Verdict::sequence_of_text(history));
+    }
+    if let Some(lacked) = rules.required.lacked_by(place).filter(|_| !rules.orders_by_arrival) {
+        return Some(Verdict::unordered(lacked, history));
     }
     let time = event.time?;
     if time < rules.earliest_time {
@@ -264,6 +281,8 @@ mod tests {
             future_tolerance: Duration::from_mins(5),
             future_limit: 24 * hour,
             fields: default_policies(),
+            required: Required::Any,
+            sequences: Sequences::Digits,
             orders_by_arrival: false,
         };
         let moment = Moment { now, dice: 0.5, trust: &|_| trust };

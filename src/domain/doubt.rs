@@ -123,10 +123,7 @@ impl Lost {
     /// Whether an event is later than all of it, as far as its place in the order says: nothing tells
     /// that of one with a sequence alone.
     fn is_followed_by(&self, version: &Version) -> bool {
-        match version.place.time {
-            Some(time) => time > self.dated_until,
-            None => version.place.is_unordered() && version.receipt > self.gap.until,
-        }
+        version.time().is_some_and(|time| time > self.dated_until)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::cell::LazyCell;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::field::PerField;
@@ -208,12 +208,45 @@ impl Attributes<'_> {
     }
 
     fn time(&self) -> Result<Option<Timestamp>, Undecodable> {
-        let parse = |text: String| {
-            text.parse()
-                .map_err(|_| Undecodable("time: not an RFC 3339 time with an offset".into()))
+        let read = |text: String| {
+            let fault = || Undecodable("time: not an RFC 3339 time with an offset".into());
+            read_time(&text).ok_or_else(fault)
         };
-        self.text("time")?.map(parse).transpose()
+        self.text("time")?.map(read).transpose()
     }
+}
+
+/// An RFC 3339 time, to the nanosecond: what a fraction has beyond that is cut off. A second 60 is the last
+/// nanosecond of its minute, so that it is later than the 59 before it; 24:00:00 is the next day's first
+/// moment, as in ISO 8601.
+fn read_time(text: &str) -> Option<Timestamp> {
+    const LEAP: &str = ":60";
+    match text.parse() {
+        Ok(time) if !text.contains(LEAP) => Some(time),
+        _ => read_rare_time(text),
+    }
+}
+
+fn read_rare_time(text: &str) -> Option<Timestamp> {
+    const NANOSECONDS: usize = ".123456789".len();
+    let (minute, rest) = (text.get(..16)?, text.get(16..)?);
+    let (second, rest) = (rest.get(..3)?, rest.get(3..)?);
+    let offset = rest.find(|c: char| c != '.' && !c.is_ascii_digit())?;
+    let (fraction, offset) = rest.split_at(offset);
+    if !fraction.is_empty() && (!fraction.starts_with('.') || fraction.len() == 1) {
+        return None;
+    }
+    let parse = |text: String| text.parse::<Timestamp>().ok();
+    if second == ":60" {
+        return parse(format!("{minute}:59.999999999{offset}"));
+    }
+    if let Some(day) = minute.strip_suffix("24:00") {
+        let is_midnight = second == ":00" && fraction.chars().all(|c| c == '.' || c == '0');
+        let midnight = is_midnight.then(|| format!("{day}00:00:00{offset}"));
+        return parse(midnight?)?.checked_add(SignedDuration::from_hours(24)).ok();
+    }
+    let fraction = fraction.get(..NANOSECONDS).unwrap_or(fraction);
+    parse(format!("{minute}{second}{fraction}{offset}"))
 }
 
 #[cfg(test)]
@@ -315,6 +348,36 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_read_in_one_way() {
+        let reads = |text: &str, as_text: &str| {
+            let expected = as_text.parse().expect("a time");
+            assert_eq!(read_time(text), Some(expected), "{text}");
+        };
+        reads("2016-12-31T23:59:60.2Z", "2016-12-31T23:59:59.999999999Z");
+        reads("2017-01-01t05:29:60+05:30", "2016-12-31T23:59:59.999999999Z");
+        reads("2026-11-22T24:00:00Z", "2026-11-23T00:00:00Z");
+        reads("2026-12-31T24:00:00.000+05:30", "2026-12-31T18:30:00Z");
+        reads("2026-11-22T09:30:00.1234567899999Z", "2026-11-22T09:30:00.123456789Z");
+        reads("2026-11-22 09:30:00.000000000000-01:00", "2026-11-22T10:30:00Z");
+        for text in [
+            "2026-11-22T24:00:00.1Z",
+            "2026-11-22T24:00:01Z",
+            "2026-11-22T24:01:00Z",
+            "2026-11-22T09:30:61Z",
+            "2026-11-22T09:60:00Z",
+            "2026-11-22T09:30:60",
+            "2026-11-22T09:30:00.Z",
+            "2026-11-22T09:30:00.1234567890",
+            "2026-11-22T09:30:00..1Z",
+            "2026-11-22T09:30:60\u{661}Z",
+            "yesterday",
+            "",
+        ] {
+            assert_eq!(read_time(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn another_type_is_named() {
         let envelope =
             Envelope { body: b"{}", kind: Some("customer.deleted"), ..Envelope::default() };
@@ -359,6 +422,32 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_later_time_never_reads_as_an_earlier_one(
+            seconds in (0_u32..62, 0_u32..62), fractions in ("[0-9]{0,12}", "[0-9]{0,12}"),
+        ) {
+            let text = |second: u32, fraction: &str| {
+                let dot = if fraction.is_empty() { "" } else { "." };
+                format!("2016-12-31T23:59:{second:02}{dot}{fraction}Z")
+            };
+            let [one, two] =
+                [(seconds.0, &fractions.0), (seconds.1, &fractions.1)].map(|(second, fraction)| {
+                    (second <= 60).then(|| {
+                        let number = format!("{second}.{fraction:0<12}");
+                        (number.parse::<f64>().expect("a number"), read_time(&text(second, fraction)))
+                    })
+                });
+            if let (Some((first, one)), Some((second, two))) = (one, two) {
+                prop_assert!(one.is_some() && two.is_some());
+                prop_assert!(first > second || one <= two, "{} {}", first, second);
+            }
+        }
+
+        #[test]
+        fn reading_a_time_never_panics(text in "\\PC{0,40}|[0-9T:.Z+ -]{0,40}") {
+            prop_assert!(read_time(&text).is_none_or(|time| time <= Timestamp::MAX));
+        }
+
         #[test]
         fn decode_never_panics(
             body in proptest::collection::vec(any::<u8>(), 0..300),

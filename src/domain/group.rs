@@ -279,6 +279,18 @@ impl<T: Carrier> Group<T> {
         self.is_changed = true;
     }
 
+    fn record_withheld_pincodes(&mut self, verdicts: &[Verdict]) {
+        for (member, verdict) in self.members.iter().zip(verdicts) {
+            if matches!(verdict, Verdict::Applied | Verdict::Superseded) {
+                let (fields, by) = (member.event().update.fields(), self.order.by);
+                let withheld = self.row.withheld_pincode(&member.version, fields, by);
+                if !withheld.is_empty() {
+                    self.row.record(&member.version, withheld, by);
+                }
+            }
+        }
+    }
+
     /// One of them had nothing to send.
     fn count_superseded(&mut self) {
         self.row.count_superseded();
@@ -322,6 +334,7 @@ impl<T: Carrier> Group<T> {
         for _ in verdicts.iter().filter(|verdict| **verdict == Verdict::Superseded) {
             self.count_superseded();
         }
+        self.record_withheld_pincodes(&verdicts);
         let follow = verdicts.first().and_then(Verdict::tier);
         let mut ends = Vec::with_capacity(verdicts.len());
         for (member, verdict) in std::mem::take(&mut self.members).into_iter().zip(verdicts) {

@@ -193,11 +193,13 @@ impl Verdict {
     }
 
     /// An event whose place among its customer's nobody can tell.
-    pub fn unordered(history: &History) -> Verdict {
-        let detail = "the event has neither time nor sequence, nor the message a timestamp (rule \
-                      order, setting order.missing)";
-        let dead = DeadLetter::unsent(Reason::InvalidEvent, detail, history);
-        DeadLetter { rule: Some("order"), setting: Some("order.missing"), ..dead }.into()
+    pub fn unordered(lacked: &str, history: &History) -> Verdict {
+        let detail = format!(
+            "the event lacks {lacked}, which order.require asks for; its message's timestamp counts as a \
+             time (rule order, setting order.require, or order.missing)"
+        );
+        let dead = DeadLetter::unsent(Reason::InvalidEvent, &detail, history);
+        DeadLetter { rule: Some("order"), setting: Some("order.require"), ..dead }.into()
     }
 
     /// An id that no ledger, header or terminal can take as it is.
@@ -262,6 +264,14 @@ impl Verdict {
         );
         let dead = DeadLetter::unsent(Reason::InvalidEvent, &detail, history);
         DeadLetter { rule: Some("sequence-length"), ..dead }.into()
+    }
+
+    /// A sequence that is no number, where numbers are expected.
+    pub fn sequence_of_text(history: &History) -> Verdict {
+        let detail = "the event's sequence is not all digits; order.sequence = \"text\" orders any text, byte \
+                      by byte (rule sequence, setting order.sequence)";
+        let dead = DeadLetter::unsent(Reason::InvalidEvent, detail, history);
+        DeadLetter { rule: Some("sequence"), setting: Some("order.sequence"), ..dead }.into()
     }
 
     /// One more attempt is counted, and follows after the delay that its number asks for.

@@ -30,6 +30,42 @@ pub enum OrderBy {
     Sequence,
 }
 
+/// What an event must say of its order (`order.require`). What is not required may be absent, and counts
+/// as the lowest there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Required {
+    /// A time: its own, or its message's timestamp.
+    Time,
+    /// A sequence.
+    Sequence,
+    /// Both.
+    Both,
+    /// Either: one without a time cannot be compared with one without a sequence.
+    Any,
+}
+
+impl Required {
+    /// What an event lacks, in words.
+    pub fn lacked_by(self, place: &Place) -> Option<&'static str> {
+        let (no_time, no_sequence) = (place.time.is_none(), place.sequence.is_none());
+        match self {
+            Required::Time | Required::Both if no_time => Some("a time"),
+            Required::Sequence | Required::Both if no_sequence => Some("a sequence"),
+            Required::Any if no_time && no_sequence => Some("a time or a sequence"),
+            Required::Time | Required::Sequence | Required::Both | Required::Any => None,
+        }
+    }
+}
+
+/// What a sequence is read as (`order.sequence`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sequences {
+    /// Digits, a number.
+    Digits,
+    /// Text.
+    Text,
+}
+
 /// A CRM's own number for an event. Numbers of any length compare as numbers; texts compare byte
 /// by byte, and are higher than any number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -110,8 +146,17 @@ pub struct Place {
 
 impl Place {
     /// An event's place. `id` tells it from all others of its source.
-    pub fn new(updated: &CustomerUpdated, id: String, revision: u32) -> Place {
-        let sequence = updated.sequence.as_deref().map(Sequence::parse);
+    pub fn new(
+        updated: &CustomerUpdated,
+        id: String,
+        revision: u32,
+        sequences: Sequences,
+    ) -> Place {
+        let read = |text: &str| match sequences {
+            Sequences::Digits => Sequence::parse(text),
+            Sequences::Text => Sequence::Text(text.to_owned()),
+        };
+        let sequence = updated.sequence.as_deref().map(read);
         let source = updated.source.as_deref().map_or(0, source_hash);
         Place { time: updated.time, sequence, event: EventRef { id, source, revision } }
     }
@@ -135,11 +180,19 @@ impl Place {
 
     /// By the CRM's own order alone. What is absent is lowest.
     pub fn rank(&self, other: &Place, by: OrderBy) -> Ordering {
-        let (time, sequence) = (self.time.cmp(&other.time), self.sequence.cmp(&other.sequence));
-        match by {
-            OrderBy::Time => time.then(sequence),
-            OrderBy::Sequence => sequence.then(time),
-        }
+        rank((self.time, self), (other.time, other), by)
+    }
+}
+
+fn rank(
+    (my_time, mine): (Option<Timestamp>, &Place),
+    (their_time, theirs): (Option<Timestamp>, &Place),
+    by: OrderBy,
+) -> Ordering {
+    let (time, sequence) = (my_time.cmp(&their_time), mine.sequence.cmp(&theirs.sequence));
+    match by {
+        OrderBy::Time => time.then(sequence),
+        OrderBy::Sequence => sequence.then(time),
     }
 }
 
@@ -184,10 +237,16 @@ pub struct Version {
 }
 
 impl Version {
+    /// The event's time. One that the CRM does not order has its place among the others' times by its
+    /// first receipt.
+    pub(super) fn time(&self) -> Option<Timestamp> {
+        self.place.time.or_else(|| self.place.is_unordered().then_some(self.receipt))
+    }
+
     /// Total: equal only for one revision of one event.
     pub fn order(&self, other: &Version, by: OrderBy) -> Ordering {
         let (mine, theirs) = (&self.place, &other.place);
-        mine.rank(theirs, by)
+        rank((self.time(), mine), (other.time(), theirs), by)
             .then_with(|| self.receipt.cmp(&other.receipt))
             .then_with(|| mine.event.id.cmp(&theirs.event.id))
             .then_with(|| mine.event.source.cmp(&theirs.event.source))
@@ -239,6 +298,31 @@ pub(super) mod tests {
         }
         let timed = place(Some(1), None, "d");
         assert_eq!(timed.rank(&early, OrderBy::Time), Ordering::Less);
+    }
+
+    #[test]
+    fn what_the_crm_does_not_order_is_among_the_others_by_its_first_receipt() {
+        let timed = |second| received(place(Some(second), Some("1"), "timed"), 100);
+        let unordered = received(place(None, None, "unordered"), 5);
+        assert_eq!(unordered.order(&timed(4), OrderBy::Time), Ordering::Greater);
+        assert_eq!(unordered.order(&timed(6), OrderBy::Time), Ordering::Less);
+        let sequenced = received(place(None, Some("7"), "sequenced"), 5);
+        assert_eq!(sequenced.order(&timed(4), OrderBy::Time), Ordering::Less, "it has an order");
+    }
+
+    #[test]
+    fn what_is_required_is_named_where_it_lacks() {
+        let [neither, timed, sequenced, both] =
+            [(None, None), (Some(1), None), (None, Some("1")), (Some(1), Some("1"))]
+                .map(|(time, sequence)| place(time, sequence, "e"));
+        let lacked = |required: Required| {
+            [&neither, &timed, &sequenced, &both].map(|place| required.lacked_by(place))
+        };
+        let (time, sequence) = (Some("a time"), Some("a sequence"));
+        assert_eq!(lacked(Required::Time), [time, None, time, None]);
+        assert_eq!(lacked(Required::Sequence), [sequence, sequence, None, None]);
+        assert_eq!(lacked(Required::Both), [time, sequence, time, None]);
+        assert_eq!(lacked(Required::Any), [Some("a time or a sequence"), None, None, None]);
     }
 
     #[test]
