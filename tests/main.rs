@@ -39,6 +39,7 @@ mod ledger_contract;
 mod ledger_scopes;
 mod mixtures;
 mod older_ledger;
+mod order;
 mod orders;
 mod outage;
 mod poison;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         ("mixtures", mixtures::suite()),
         ("throttle", throttle::suite()),
         ("clock", clock::suite()),
+        ("order", order::suite()),
         ("orders", orders::suite()),
         ("held", held::suite()),
         ("converge", converge::suite()),

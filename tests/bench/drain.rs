@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::bed::{Bed, Load};
 use crate::candidate::Candidate;
@@ -59,7 +59,7 @@ impl Series {
 pub(crate) async fn drain(bed: &Bed, candidate: Candidate, load: &Load) -> Result<Drain> {
     let stage = bed.stage(load).await?;
     let mut process = candidate.start(&stage, stage.simulator.url())?;
-    stage.consumed().await?;
+    stage.consumed().await.with_context(|| process.output())?;
     tokio::time::sleep(SETTLE).await;
     process.signal("STOP").await?;
     let cpu_at_ready = process.cpu_time()?;

@@ -52,10 +52,16 @@ impl Settings {
 
     /// Sets one setting.
     pub fn set(&mut self, key: &str, value: &str) -> &mut Settings {
-        let name = format!("CUSTOMER_RELAY__{}", key.to_uppercase().replace('.', "__"));
+        let name = variable(key);
         self.0.retain(|(known, _)| *known != name);
         self.0.push((name, value.to_owned()));
         self
+    }
+
+    /// Leaves a setting at its default.
+    pub fn leave_out(&mut self, key: &str) {
+        let name = variable(key);
+        self.0.retain(|(known, _)| *known != name);
     }
 
     /// Sets a variable that is none of our settings.
@@ -97,6 +103,10 @@ impl Settings {
     pub fn launch(&self, program: &str) -> Result<Process> {
         Process::start(program, &["run".to_owned()], &self.0)
     }
+}
+
+fn variable(key: &str) -> String {
+    format!("CUSTOMER_RELAY__{}", key.to_uppercase().replace('.', "__"))
 }
 
 /// SIGTERM, and the orderly end.
