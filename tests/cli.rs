@@ -354,6 +354,6 @@ async fn check_judges_a_sample_of_events_offline(_: Context) -> Result<()> {
     fs::write(file, line(1))?;
     let (code, out, _) = process::run(PROGRAM, &["check", "--sample", file], &[], b"").await?;
     assert!(code == 0 && out.starts_with("1 events, 0 would be dead letters"), "{code}: {out}");
-    assert!(out.contains("1  have neither time nor sequence"), "{out}");
+    assert!(out.contains("1  lack what order.require asks for"), "{out}");
     Ok(())
 }

@@ -165,6 +165,7 @@ async fn what_is_required_must_be_what_the_order_goes_by(context: Context) -> Re
         ("time", "any", "invalid", None),
         ("sequence", "", "invalid", None),
         ("time", "", "arrival", None),
+        ("time", "any", "arrival", None),
         ("time", "sequence", "invalid", Some("order.require")),
         ("sequence", "time", "invalid", Some("order.require")),
         ("sequence", "", "arrival", Some("order.missing")),
@@ -202,6 +203,10 @@ async fn with_its_country(bed: Bed, customer: &str) -> Result<()> {
     let fields = &bed.simulator.customer(customer).await?["fields"];
     assert_eq!((&fields["country"], &fields["city"]), (&json!("India"), &json!("Pokhara")));
     assert_eq!(fields["pincode"], Value::Null, "{fields}");
+    // One of India needs none.
+    let whole = json!({"country": "India", "pincode": "682308"});
+    publish(&bed, &event("whole", Some("2026-11-01T10:30:00Z"), whole)).await?;
+    bed.applied(customer, 3).await?;
     let newest = json!({"country": "Nepal", "pincode": "44601"});
     publish(&bed, &event("newest", Some("2026-11-01T12:00:00Z"), newest)).await?;
     eventually("the pair", LIMIT, || async {

@@ -448,9 +448,11 @@ fn order(reader: &mut Reader<'_>) -> Option<(Required, bool)> {
             "must ask for what order.by names: events that may lack it cannot be compared by it";
         reader.mistake("order.require", problem);
     }
-    if by_arrival && (by, required) != (OrderBy::Time, Required::Time) {
-        let problem = "\"arrival\" gives an event a time, and nothing else: it takes order.by = \"time\" and \
-                       order.require = \"time\"";
+    if by_arrival
+        && (by == OrderBy::Sequence || !matches!(required, Required::Time | Required::Any))
+    {
+        let problem = "\"arrival\" gives an event a time, and nothing else: it takes order.by = \"time\", and \
+                       order.require = \"time\" or \"any\"";
         reader.mistake("order.missing", problem);
     }
     Some((required, by_arrival))

@@ -279,11 +279,13 @@ impl<T: Carrier> Group<T> {
         self.is_changed = true;
     }
 
+    /// What was not sent for its country's sake counts: nothing older is to take its place.
     fn record_withheld_pincodes(&mut self, verdicts: &[Verdict]) {
         for (member, verdict) in self.members.iter().zip(verdicts) {
             if matches!(verdict, Verdict::Applied | Verdict::Superseded) {
-                let (fields, by) = (member.event().update.fields(), self.order.by);
-                let withheld = self.row.withheld_pincode(&member.version, fields, by);
+                let (update, by) = (&member.event().update, self.order.by);
+                let passing = self.row.fence(&member.version, update.fields(), Passage::Newer, by);
+                let withheld = passing.without(update.without_lone_pincode(passing));
                 if !withheld.is_empty() {
                     self.row.record(&member.version, withheld, by);
                 }

@@ -27,8 +27,10 @@ pub struct Plan {
 impl Plan {
     /// Finds each field's newest value among those that may be sent.
     pub fn new(candidates: &[Candidate<'_>], row: &Row, by: OrderBy) -> Plan {
-        let passing =
-            |one: &Candidate<'_>| row.fence(one.version, one.update.fields(), one.passage, by);
+        let passing = |one: &Candidate<'_>| {
+            let fields = row.fence(one.version, one.update.fields(), one.passage, by);
+            one.update.without_lone_pincode(fields)
+        };
         let mut shares: Vec<FieldSet> = candidates.iter().map(passing).collect();
         if let [_] = shares[..] {
             return Plan { shares };

@@ -13,7 +13,6 @@ use super::version::{EventRef, OrderBy, Place, Version};
 
 /// Events of equal rank that are remembered beside those that own a field.
 const MAX_REMEMBERED: usize = 16;
-const PINCODE: FieldSet = FieldSet::NONE.with(Field::Pincode);
 /// Events whose calls are remembered one by one; with more under way they count as anybody's.
 const MAX_MARKS: usize = 8;
 
@@ -161,29 +160,8 @@ impl Row {
         self.prune(by);
     }
 
-    /// The fields of an event that may be sent. A pincode never goes without the country that it came with.
+    /// The fields of an event that may be sent.
     pub fn fence(
-        &self,
-        version: &Version,
-        fields: FieldSet,
-        passage: Passage,
-        by: OrderBy,
-    ) -> FieldSet {
-        let passing = self.passing(version, fields, passage, by);
-        // One that was applied once was judged with another country beside it already.
-        let is_known = passage == Passage::Resent && self.newest(Field::Pincode) == Some(version);
-        let is_alone = fields.contains(Field::Country) && !passing.contains(Field::Country);
-        if is_alone && !is_known { passing.without(PINCODE) } else { passing }
-    }
-
-    /// What counts of an event's pincode once the event has its end, though it was not sent for its
-    /// country's sake: nothing older is to take its place.
-    pub fn withheld_pincode(&self, version: &Version, fields: FieldSet, by: OrderBy) -> FieldSet {
-        let passing = self.passing(version, fields, Passage::Newer, by);
-        passing.without(self.fence(version, fields, Passage::Newer, by))
-    }
-
-    fn passing(
         &self,
         version: &Version,
         fields: FieldSet,
@@ -204,7 +182,7 @@ impl Row {
 
     /// The portal has confirmed these fields of an event. A version is never lowered.
     pub fn record(&mut self, version: &Version, fields: FieldSet, by: OrderBy) {
-        let newer = self.passing(version, fields, Passage::Newer, by);
+        let newer = self.fence(version, fields, Passage::Newer, by);
         for entry in &mut self.entries {
             entry.fields = entry.fields.without(newer);
         }
@@ -485,32 +463,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_pincode_goes_with_its_country_or_not_at_all() {
-        let (country, pincode) = (set(&[Field::Country]), set(&[Field::Pincode]));
-        let both = set(&[Field::Country, Field::Pincode]);
-        let version = |second, id| received(place(Some(second), None, id), second);
-        let (old, pair, new) = (version(1, "old"), version(2, "pair"), version(3, "new"));
-        let mut row = Row::default();
-        row.record(&new, country, BY);
-        let fence = |row: &Row, version, fields, passage| row.fence(version, fields, passage, BY);
-        let city = both.with(Field::City);
-        assert_eq!(fence(&row, &pair, city, Passage::Newer), set(&[Field::City]));
-        assert_eq!(fence(&row, &pair, pincode, Passage::Newer), pincode, "it came without one");
-        assert_eq!(fence(&row, &pair, both, Passage::Forced), both);
-        let withheld = row.withheld_pincode(&pair, both, BY);
-        row.record(&pair, withheld, BY);
-        assert_eq!(withheld, pincode);
-        assert!(
-            fence(&row, &old, pincode, Passage::Newer).is_empty(),
-            "nothing older takes its place"
-        );
-        assert_eq!(fence(&row, &pair, both, Passage::Resent), pincode, "it was applied once");
-        let mut row = Row::default();
-        row.record(&new, pincode, BY);
-        assert_eq!(fence(&row, &pair, both, Passage::Newer), country, "a country goes alone");
-    }
-
-    #[test]
     fn an_event_without_a_time_comes_after_what_was_received_before_it_and_nothing_else() {
         let unordered = place(None, None, "u");
         let mut row = Row::default();
@@ -594,7 +546,6 @@ pub(super) mod tests {
                 portal[field] = Some(*number);
             }
             row.record(version, sent, by);
-            row.record(version, row.withheld_pincode(version, *fields, by), by);
             row = Row::unpack(&row.pack()).expect("a row");
         }
         portal
@@ -624,16 +575,7 @@ pub(super) mod tests {
                 }
             }
             prop_assert_eq!(through_the_fence(&in_order, &events, by), plain.clone());
-            let mut ended = through_the_fence(&any_order, &events, by);
-            let newest = plain[Field::Pincode];
-            let has_other_country = |number: usize| {
-                events[number].fields.contains(Field::Country) && plain[Field::Country] != Some(number)
-            };
-            // It may have been withheld; then nothing older came after it.
-            if newest.is_some_and(has_other_country) {
-                ended[Field::Pincode] = newest;
-            }
-            prop_assert_eq!(ended, plain);
+            prop_assert_eq!(through_the_fence(&any_order, &events, by), plain);
         }
 
         #[test]

@@ -17,6 +17,8 @@ use super::field::{Field, FieldSet, PerField};
 pub struct Update {
     /// The entity id among them: `validate` makes no update without one.
     values: PerField<Option<String>>,
+    /// Its pincode is one also where no country is named.
+    pincode_stands_alone: bool,
 }
 
 impl Update {
@@ -36,11 +38,23 @@ impl Update {
         set.filter(|field| *field != Field::EntityId).collect()
     }
 
+    /// What can be sent of these fields of it: a pincode that needs the country that it came with does not
+    /// go without, since it would be judged as of the default country.
+    pub fn without_lone_pincode(&self, fields: FieldSet) -> FieldSet {
+        let has_country = self.value(Field::Country).is_some();
+        let is_alone = has_country && !fields.contains(Field::Country);
+        if is_alone && !self.pincode_stands_alone {
+            fields.without(FieldSet::NONE.with(Field::Pincode))
+        } else {
+            fields
+        }
+    }
+
     /// An update of the same customer with other values.
     pub(super) fn with_values(&self, values: PerField<Option<String>>) -> Update {
         let mut values = values;
         values[Field::EntityId] = Some(self.entity_id().to_owned());
-        Update { values }
+        Update { values, pincode_stands_alone: self.pincode_stands_alone }
     }
 
     /// Each field the update sends, in the parameter table's order.
@@ -138,7 +152,13 @@ impl FieldPolicies {
                 None,
             ));
         }
-        if faults.is_empty() { Ok(Update { values }) } else { Err(faults) }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let pincode = values[Field::Pincode].as_deref();
+        let stands_alone = |pincode| self.check_pincode(pincode, &self.default_country).is_ok();
+        let pincode_stands_alone = pincode.is_none_or(stands_alone);
+        Ok(Update { values, pincode_stands_alone })
     }
 
     fn apply(&self, field: Field, text: String) -> Result<String, FieldFault> {

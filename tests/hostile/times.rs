@@ -53,23 +53,33 @@ pub fn harmless(draft: &mut Draft, dice: &mut StdRng) {
             draft.edit(|properties| properties.with_timestamp(seconds));
             draft.set("time", [json!(null), json!("")][dice.random_range(0..2)].clone());
         }
-        1 => draft.set("time", json!("2016-12-31T23:59:60Z")),
+        1 => draft.set("time", one(&RARE, dice)),
         _ => draft.set("time", json!(spelled(time, dice))),
     }
 }
 
-/// A sequence of every kind, at most 64 bytes.
+/// A number of every kind, at most 64 bytes.
 pub fn harmless_sequence(draft: &mut Draft, dice: &mut StdRng) {
-    let texts = ["", "0", "000", "-5", "+5", "1.5", "1e9", "0x10", "१२३"];
-    let sequence = match dice.random_range(0..5) {
+    let texts = ["", "0", "000", "0042", "18446744073709551616"];
+    let sequence = match dice.random_range(0..4) {
         0 => json!(texts[dice.random_range(0..texts.len())]),
-        1 => json!("9".repeat(64)),
-        2 => json!(texts::any(dice, 64)),
-        3 if draft.form == Form::Structured => json!(u64::MAX),
+        1 => json!("9".repeat(dice.random_range(1..=64))),
+        2 if draft.form == Form::Structured => json!(u64::MAX),
         _ => json!(dice.random::<u32>().to_string()),
     };
     draft.set("sequence", sequence);
 }
+
+/// What few clocks show.
+const RARE: [&str; 4] = [
+    "2016-12-31T23:59:60Z",
+    "2017-01-01T05:29:60.999+05:30",
+    "2016-12-31T24:00:00Z",
+    "2017-01-01T00:00:00.00000000000000001Z",
+];
+
+/// No number.
+const TEXTS: [&str; 8] = ["-5", "+5", "1.5", "1e9", "0x10", "१२३", " 7", "evt-7"];
 
 /// What was a date that was never set.
 const UNSET: [&str; 12] = [
@@ -173,10 +183,11 @@ pub fn waiting(draft: &mut Draft, dice: &mut StdRng) {
 /// A sequence that ends the event on arrival.
 pub fn fatal_sequence(draft: &mut Draft, dice: &mut StdRng) {
     let is_json = draft.form == Form::Structured;
-    let (sequence, ends) = match dice.random_range(0..if is_json { 4 } else { 2 }) {
+    let (sequence, ends) = match dice.random_range(0..if is_json { 5 } else { 3 }) {
         0 => (json!("1".repeat(10_000)), End::invalid("", "sequence-length")),
         1 => (json!(texts::long(dice, 300)), End::invalid("", "sequence-length")),
-        2 => (json!(-1), End::dead_of("undecodable")),
+        2 => (one(&TEXTS, dice), End::invalid("", "sequence")),
+        3 => (json!(-1), End::dead_of("undecodable")),
         _ => {
             let values = [json!(1.5), json!(1e19), json!(true), json!([]), json!({"n": 1})];
             (values[dice.random_range(0..5)].clone(), End::dead_of("undecodable"))

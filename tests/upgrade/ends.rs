@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::place;
 use crate::ledger_commands::shown;
 use crate::support::bed::{Bed, LIMIT};
-use crate::support::eventually;
 use crate::support::fixtures::{Fixture, at, event, publish, publish_untimed, with};
 use crate::support::messages::Message;
+use crate::support::{eventually, relay};
 
 pub async fn rows_that_stopped_it_are_read(bed: Bed, fixture: &Fixture) -> Result<()> {
     let said = fixture.said_of("stopped")?;
@@ -155,7 +155,7 @@ fn fenced() -> Vec<(&'static str, Vec<Value>, Value)> {
         (
             "SEQUENCE-LONG",
             vec![of("e-s", "SEQUENCE-LONG", &format!("1{}", "0".repeat(63)))],
-            of("e-t", "SEQUENCE-LONG", "a text"),
+            of("e-t", "SEQUENCE-LONG", &format!("2{}", "0".repeat(63))),
         ),
         ("SEQUENCE-ALONE", vec![alone("6")], alone("8")),
         ("UNNAMED", vec![unnamed], new("UNNAMED")),
@@ -167,19 +167,32 @@ fn fenced() -> Vec<(&'static str, Vec<Value>, Value)> {
     ]
 }
 
-pub async fn fences_hold(bed: Bed, fixture: &Fixture) -> Result<()> {
+pub async fn fences_hold(mut bed: Bed, fixture: &Fixture) -> Result<()> {
     place(&bed, fixture, &["ledger-id"]).await?;
+    // What 0.1.0 compared without being asked.
+    bed.settings.set("order.require", "any");
+    let (texts, others): (Vec<_>, Vec<_>) =
+        fenced().into_iter().partition(|(customer, ..)| *customer == "SEQUENCE-TEXT");
     let relay = bed.start_relay().await?;
+    hold(&bed, others).await?;
+    relay::stop(relay).await?;
+    bed.settings.set("order.sequence", "text");
+    let relay = bed.start_relay().await?;
+    hold(&bed, texts).await?;
+    bed.end(relay).await.map(drop)
+}
+
+async fn hold(bed: &Bed, fenced: Vec<(&'static str, Vec<Value>, Value)>) -> Result<()> {
     let exchange = bed.exchange();
-    for (customer, late, new) in fenced() {
-        let before = shown(&bed, customer).await?["superseded"].as_u64().context("a number")?;
+    for (customer, late, new) in fenced {
+        let before = shown(bed, customer).await?["superseded"].as_u64().context("a number")?;
         for (number, event) in (1..).zip(&late) {
             publish_untimed(&bed.queues, &exchange, event).await?;
-            superseded(&bed, customer, before + number).await?;
+            superseded(bed, customer, before + number).await?;
         }
         ensure!(bed.simulator.requests(customer).await?.is_empty(), "{customer} is called for");
         publish_untimed(&bed.queues, &exchange, &new).await?;
         bed.applied(customer, 1).await?;
     }
-    bed.end(relay).await.map(drop)
+    Ok(())
 }
