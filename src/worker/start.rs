@@ -20,7 +20,7 @@ const STANDBY_LOOK: Duration = Duration::from_secs(1);
 /// Between two looks whether what a session that has ended had in hand is back in the work queue.
 const RETURNED_LOOK: Duration = Duration::from_millis(50);
 /// Whoever consumes after so long is no session that has ended.
-const RETURNED_LIMIT: Duration = Duration::from_secs(5);
+const RETURNED_LIMIT: Duration = Duration::from_secs(2);
 /// A lease outlives the calls that it is for by so much.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 

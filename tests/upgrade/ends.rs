@@ -155,7 +155,7 @@ fn fenced() -> Vec<(&'static str, Vec<Value>, Value)> {
         (
             "SEQUENCE-LONG",
             vec![of("e-s", "SEQUENCE-LONG", &format!("1{}", "0".repeat(63)))],
-            of("e-t", "SEQUENCE-LONG", &format!("2{}", "0".repeat(63))),
+            new("SEQUENCE-LONG"),
         ),
         ("SEQUENCE-ALONE", vec![alone("6")], alone("8")),
         ("UNNAMED", vec![unnamed], new("UNNAMED")),
