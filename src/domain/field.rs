@@ -137,7 +137,7 @@ impl FieldSet {
 
     /// With this field too.
     #[must_use]
-    pub const fn with(self, field: Field) -> FieldSet {
+    pub fn with(self, field: Field) -> FieldSet {
         FieldSet(self.0 | bit(field))
     }
 

@@ -17,6 +17,14 @@ pub struct Candidate<'a> {
     pub passage: Passage,
 }
 
+impl Candidate<'_> {
+    /// The fields of it that may be sent: they pass the fence, and none lacks what it is judged by.
+    pub fn passing(&self, row: &Row, by: OrderBy) -> FieldSet {
+        let fields = row.fence(self.version, self.update.fields(), self.passage, by);
+        self.update.without_lone_pincode(fields)
+    }
+}
+
 /// One call for several events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -27,11 +35,7 @@ pub struct Plan {
 impl Plan {
     /// Finds each field's newest value among those that may be sent.
     pub fn new(candidates: &[Candidate<'_>], row: &Row, by: OrderBy) -> Plan {
-        let passing = |one: &Candidate<'_>| {
-            let fields = row.fence(one.version, one.update.fields(), one.passage, by);
-            one.update.without_lone_pincode(fields)
-        };
-        let mut shares: Vec<FieldSet> = candidates.iter().map(passing).collect();
+        let mut shares: Vec<FieldSet> = candidates.iter().map(|one| one.passing(row, by)).collect();
         if let [_] = shares[..] {
             return Plan { shares };
         }

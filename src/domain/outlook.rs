@@ -6,6 +6,7 @@ use super::admission::Admission;
 use super::dead_letter::DeadLetter;
 use super::field::FieldSet;
 use super::history::History;
+use super::merge::Candidate;
 use super::row::{Receipt, Row, Seen};
 use super::verdict::Verdict;
 use super::version::OrderBy;
@@ -60,8 +61,8 @@ impl Outlook {
         let seen = Seen { first: history.first_seen, now };
         let version = row.version(&admission.place, receipt, seen, by);
         let fields = admission.update.fields();
-        let passing = row.fence(&version, fields, history.passage(), by);
-        let passing = admission.update.without_lone_pincode(passing);
+        let (update, passage) = (&admission.update, history.passage());
+        let passing = Candidate { version: &version, update, passage }.passing(row, by);
         if passing == fields {
             Outlook::Sent
         } else if passing.is_empty() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::group::Event;
+use super::verdict::Verdict;
 
 /// What has not come again for so long does not, or to somebody else.
 const REMEMBERED_FOR: Duration = Duration::from_mins(10);
@@ -69,14 +70,12 @@ impl Receipts {
         Some(key)
     }
 
-    /// It has come to its end, and the ledger tells of it.
-    pub fn end(&mut self, key: ReceiptKey) {
-        self.entries.remove(&key);
-    }
-
-    /// It has gone to where a message of ours tells; but the broker may not have heard that it is done here.
-    pub fn leave(&mut self, key: ReceiptKey, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(&key) {
+    /// A delivery was acked. Of what is at its end the ledger tells. Of what went to a tier a message of ours
+    /// does, but the broker may not have heard that it is done here.
+    pub fn acked(&mut self, key: ReceiptKey, verdict: &Verdict, now: Instant) {
+        if verdict.tier().is_none() {
+            self.entries.remove(&key);
+        } else if let Some(entry) = self.entries.get_mut(&key) {
             entry.until = Some(now + REMEMBERED_FOR);
         }
         if self.entries.len() >= self.prune_at {
@@ -100,6 +99,7 @@ mod tests {
 
     use super::*;
     use crate::domain::history::History;
+    use crate::domain::retry::tests::default_policy;
     use crate::domain::update::tests::{default_policies, raw};
     use crate::domain::version::Place;
     use crate::domain::version::tests::place;
@@ -116,16 +116,10 @@ mod tests {
     }
 
     fn first(receipts: &mut Receipts, event: &Event, second: i64, now: Instant) -> Timestamp {
-        let (place, history) = (event.place.clone(), History::new(at(second)));
-        let mut event = Event {
-            customer: Arc::clone(&event.customer),
-            place,
-            update: Arc::clone(&event.update),
-            history,
-            goes_alone: false,
-        };
-        receipts.receive(&mut event, now);
-        event.history.first_seen
+        let mut again = self::event(&event.customer, event.place.clone());
+        again.history.first_seen = at(second);
+        receipts.receive(&mut again, now);
+        again.history.first_seen
     }
 
     #[test]
@@ -135,7 +129,7 @@ mod tests {
         let [one, two] = ["1", "2"].map(|id| event("C1", place(Some(1), None, id)));
         assert_eq!(first(&mut receipts, &one, 1, now), at(1));
         let key = receipts.receive(&mut event("C1", two.place.clone()), now).expect("named");
-        receipts.end(key);
+        receipts.acked(key, &Verdict::Applied, now);
         receipts.lose_session(now);
         assert_eq!(first(&mut receipts, &one, 3, now), at(1));
         assert_eq!(first(&mut receipts, &two, 4, now), at(4), "it had come to its end");
@@ -151,16 +145,17 @@ mod tests {
     #[test]
     fn what_went_to_a_tier_is_remembered_in_case_it_comes_again_and_is_forgotten() {
         let (mut receipts, now) = (Receipts::default(), crate::clock::instant());
+        let waits = Verdict::hand_back(&default_policy().tiers, History::new(at(0)));
         for number in 0..10_000 {
             let mut event = event("C1", place(Some(1), None, &number.to_string()));
             event.history.first_seen = at(number);
             let now = now + Duration::from_secs(u64::try_from(number).expect("small"));
             let key = receipts.receive(&mut event, now).expect("named");
-            receipts.leave(key, now);
+            receipts.acked(key, &waits, now);
             event.history.first_seen = at(number + 100);
             receipts.receive(&mut event, now + Duration::from_secs(100));
             assert_eq!(event.history.first_seen, at(number));
-            receipts.leave(key, now);
+            receipts.acked(key, &waits, now);
         }
         assert!(receipts.entries.len() < 2 * FEW, "{}", receipts.entries.len());
     }

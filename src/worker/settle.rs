@@ -44,20 +44,14 @@ impl Worker {
     }
 
     async fn ack(&self, end: End<Delivery>) {
-        let is_elsewhere = matches!(end.publication(), Publication::Retry(..));
         let End { carrier: delivery, verdict, doubt, .. } = end;
         let (came, context, receipt) =
             (delivery.came(), delivery.context().clone(), delivery.receipt());
         match delivery.ack().await {
             Ok(()) => {
                 if let Some(receipt) = receipt {
-                    self.with_receipts(|receipts| {
-                        if is_elsewhere {
-                            receipts.leave(receipt, clock::instant());
-                        } else {
-                            receipts.end(receipt);
-                        }
-                    });
+                    let now = clock::instant();
+                    self.with_receipts(|receipts| receipts.acked(receipt, &verdict, now));
                 }
                 if doubt == Some(Doubt::Now) {
                     self.metrics().in_doubt(&verdict);

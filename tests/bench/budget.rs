@@ -52,8 +52,8 @@ pub(crate) fn all(
     let memory = wide.iter().flat_map(Series::peak_mib).fold(0.0, f64::max);
     let added = p99(lone, Candidate::Relay) - p99(lone, Candidate::BareReqwest);
     let start = durations(starts, Candidate::Relay);
-    let rates = |candidate| by_run(fast, candidate, Series::rates);
-    let kept = Spread::of_ratios(&rates(Candidate::Relay), &rates(Candidate::NoLedger)).median;
+    let (relay, bare) = (rates(fast, Candidate::Relay), rates(fast, Candidate::NoLedger));
+    let kept = Spread::of_ratios(&relay, &bare).median;
     vec![
         cpu(fast),
         Budget::new("events/s short of ledger.url=none", "%", (1.0 - kept) * 100.0, 15.0),
@@ -78,6 +78,11 @@ pub(crate) fn cpu(fast: &[Series]) -> Budget {
 /// By run.
 pub(crate) fn cpu_us(series: &[Series], candidate: Candidate) -> Vec<f64> {
     by_run(series, candidate, Series::cpu_us)
+}
+
+/// By run.
+pub(crate) fn rates(series: &[Series], candidate: Candidate) -> Vec<f64> {
+    by_run(series, candidate, Series::rates)
 }
 
 fn by_run(series: &[Series], candidate: Candidate, figure: fn(&Series) -> Vec<f64>) -> Vec<f64> {

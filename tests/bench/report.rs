@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bed::Load;
-use crate::budget::{Budget, cpu_us};
+use crate::budget::{Budget, cpu_us, rates};
 use crate::candidate::Candidate;
 use crate::drain::Series;
 use crate::figures::{Spread, percentile_ms};
@@ -35,11 +35,7 @@ pub(crate) fn against(series: &[Series]) {
     table(series);
     let [relay, other] = [Candidate::Relay, Candidate::OtherRelay];
     let cpu = Spread::of_ratios(&cpu_us(series, relay), &cpu_us(series, other));
-    let rates = |candidate| {
-        let mut own = series.iter().filter(|one| one.candidate == candidate);
-        own.next().map(Series::rates).unwrap_or_default()
-    };
-    let took = Spread::of_ratios(&rates(other), &rates(relay));
+    let took = Spread::of_ratios(&rates(series, other), &rates(series, relay));
     println!("  CPU per event, relay / the other build: {cpu:.3}");
     println!("  time per event, relay / the other build: {took:.3}");
 }

@@ -847,11 +847,7 @@ impl World {
             return;
         }
         if let (Some(index), Some(receipt)) = (self.broker.ack(item.tag), item.receipt) {
-            let receipts = &mut self.relays[index].receipts;
-            match end.publication() {
-                Publication::Retry(..) => receipts.leave(receipt, now),
-                _ => receipts.end(receipt),
-            }
+            self.relays[index].receipts.acked(receipt, &end.verdict, now);
         }
     }
 

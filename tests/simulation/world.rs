@@ -331,9 +331,7 @@ impl World {
                 continue;
             }
             let next = self.next_time().unwrap_or(end).min(end);
-            self.now = self.now.max(next);
-            self.broker.pass_time(self.now);
-            self.portal.pass_time(self.now);
+            self.pass_time(self.now.max(next));
             if self.now >= end && !self.work()? {
                 return Ok(());
             }
@@ -348,10 +346,14 @@ impl World {
 
     /// Time passes until something can be done.
     pub(super) fn wait(&mut self) -> Result<()> {
-        self.now = self.next_time().context("nothing ever happens again")?;
-        self.broker.pass_time(self.now);
-        self.portal.pass_time(self.now);
+        self.pass_time(self.next_time().context("nothing ever happens again")?);
         self.check()
+    }
+
+    fn pass_time(&mut self, now: Duration) {
+        self.now = now;
+        self.broker.pass_time(now);
+        self.portal.pass_time(now);
     }
 
     /// All that its future hangs on, but for the receipts of events of one moment.

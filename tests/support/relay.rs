@@ -52,9 +52,8 @@ impl Settings {
 
     /// Sets one setting.
     pub fn set(&mut self, key: &str, value: &str) -> &mut Settings {
-        let name = variable(key);
-        self.0.retain(|(known, _)| *known != name);
-        self.0.push((name, value.to_owned()));
+        self.leave_out(key);
+        self.0.push((variable(key), value.to_owned()));
         self
     }
 
