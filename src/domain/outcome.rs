@@ -23,7 +23,7 @@ pub enum Outcome {
     Throttled,
     /// The portal failed in its own form, or with a plain 500.
     Failed,
-    /// A gateway failed before the portal: 502 to 504 without the portal's form.
+    /// A gateway failed before the portal: 502, 503 or 520 to 524 without the portal's form, 504 in any.
     GatewayFailed,
     /// The call goes to the wrong place: a redirect, 404 without the portal's form, 405, 415.
     Misrouted,

@@ -84,7 +84,7 @@ fn judge_answer(answer: &Answer, sets_email: bool, now: Timestamp) -> Judgement 
     }
 }
 
-/// The portal's form of an answer: a JSON object.
+/// A JSON object, as the portal's own answers are: those have a status, too.
 struct Form {
     status: Option<i64>,
     message: Option<String>,
@@ -156,8 +156,10 @@ fn outcome_of(http: u16, form: Option<&Form>, sets_email: bool) -> Outcome {
     } else {
         i64::from(http)
     };
+    // Gateways answer in JSON too, but not in the portal's form.
+    let is_portals = form.is_some_and(|form| form.status.is_some());
     match status {
-        404 if form.is_some() => Outcome::UnknownEntity,
+        404 if is_portals => Outcome::UnknownEntity,
         300..=399 | 404 | 405 | 415 => Outcome::Misrouted,
         429 => Outcome::Throttled,
         408 | 425 => Outcome::Failed,
@@ -165,7 +167,9 @@ fn outcome_of(http: u16, form: Option<&Form>, sets_email: bool) -> Outcome {
             Outcome::DuplicateEmail
         }
         400..=499 => Outcome::Rejected,
-        502..=504 if form.is_none() => Outcome::GatewayFailed,
+        // Whoever says it, it gave up on a call that may go on behind it.
+        504 => Outcome::GatewayFailed,
+        502 | 503 | 520..=524 if !is_portals => Outcome::GatewayFailed,
         500..=599 => Outcome::Failed,
         _ => Outcome::ContractViolation,
     }
@@ -259,6 +263,11 @@ mod tests {
             (502, "<html>", Outcome::GatewayFailed),
             (503, "", Outcome::GatewayFailed),
             (504, "upstream", Outcome::GatewayFailed),
+            (504, r#"{"message":"Endpoint request timed out"}"#, Outcome::GatewayFailed),
+            (200, r#"{"status":504,"message":"fail"}"#, Outcome::GatewayFailed),
+            (503, r#"{"message":"no upstream"}"#, Outcome::GatewayFailed),
+            (524, "<html>", Outcome::GatewayFailed),
+            (404, r#"{"message":"no Route matched"}"#, Outcome::Misrouted),
         ] {
             assert_eq!(outcome(status, body), expected, "{status} {body}");
         }
