@@ -21,6 +21,7 @@ Broker:
     an_old_dead_letter_that_is_put_back_overwrites_nothing_newer,
     a_duplicate_is_recognised_without_a_call_also_after_a_restart,
     a_forced_replay_passes_the_fence_and_lowers_no_version,
+    a_forced_replay_overwrites_nothing_that_comes_after_it,
     a_publisher_cannot_force,
     an_edit_is_newer_than_its_original_and_older_than_any_later_event,
     events_of_one_moment_go_by_their_first_receipt,
@@ -169,6 +170,29 @@ async fn a_forced_replay_passes_the_fence_and_lowers_no_version(context: Context
     bed.publish(&between).await?;
     let line = superseded(&bed, 1).await?;
     assert_eq!(line[0]["by_event"], "new", "the recorded version was not lowered");
+    bed.end(relay).await.map(drop)
+}
+
+async fn a_forced_replay_overwrites_nothing_that_comes_after_it(context: Context) -> Result<()> {
+    let mut bed = context.bed().await?;
+    bed.settings.set("retry.immediate_retries", "0");
+    let relay = bed.start_relay().await?;
+    let newer = json!({"city": "Kochi", "state": "Kerala"});
+    bed.publish(&at(&bed, "new", "2026-11-01T10:30:00Z", "C1", &newer)).await?;
+    bed.applied("C1", 1).await?;
+    let fails = json!({"kind": "status", "code": 503});
+    bed.simulator.fault(json!({"times": 1, "fault": fails})).await?;
+    let old = at(&bed, "old", EARLY, "C1", &json!({"city": "Pune", "state": "Maharashtra"}));
+    let force = with(&[("x-relay-force", AMQPValue::Boolean(true))]);
+    bed.put_back(force, old.to_string().as_bytes()).await?;
+    eventually("the forced call fails", LIMIT, || async {
+        Ok((bed.simulator.stats().await?["calls"] == 2).then_some(()))
+    })
+    .await?;
+    bed.publish(&at(&bed, "newest", LATE, "C1", &json!({"city": "Delhi"}))).await?;
+    bed.applied("C1", 3).await?;
+    let fields = fields(&bed, "C1").await?;
+    assert_eq!((&fields["city"], &fields["state"]), (&json!("Delhi"), &json!("Maharashtra")));
     bed.end(relay).await.map(drop)
 }
 

@@ -31,6 +31,7 @@ pub(super) const RECEIPT: &str = "x-relay-receipt";
 pub(super) const RESEND: &str = "x-relay-resend";
 pub(super) const REPLAY_ID: &str = "x-relay-replay-id";
 pub(super) const FORCE: &str = "x-relay-force";
+pub(super) const FORCED_AT: &str = "x-relay-forced-at";
 pub(super) const DOUBT_ACCEPTED: &str = "x-relay-doubt-accepted";
 pub(super) const REVISION: &str = "x-relay-revision";
 pub(super) const EXCHANGE: &str = "x-relay-exchange";
@@ -114,7 +115,11 @@ impl Message {
         history.ambiguous = self.is_set(AMBIGUOUS);
         history.receipt = self.time(RECEIPT)?;
         history.is_resend = self.is_set(RESEND);
-        history.is_forced = self.is_set(FORCE);
+        if self.is_set(FORCE) {
+            // Whoever puts a letter back that says so says it anew.
+            let said = if self.is_replay() { None } else { self.time(FORCED_AT)? };
+            history.forced_at = Some(said.unwrap_or(now));
+        }
         // Whoever puts such a letter back has judged it.
         history.doubt_accepted = self.is_set(DOUBT_ACCEPTED)
             || self.own_text(REASON).and_then(Reason::parse) == Some(Reason::InDoubt);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::delivery::Message;
 use super::headers::{
     AMBIGUOUS, ATTEMPTS, DEAD_AT, DEAD_ID, DETAIL, DOUBT_ACCEPTED, EVENT, EXCHANGE, FIELD,
-    FIRST_SEEN, FLAGS, FORCE, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS,
+    FIRST_SEEN, FLAGS, FORCE, FORCED_AT, HTTP_STATUS, LAST_REASON, NOT_BEFORE, OF_DEAD_LETTERS,
     ORIGINAL_EXPIRATION, ORIGINAL_REPLY_TO, ORIGINAL_USER_ID, PORTAL_STATUS, PREFIX, REASON,
     RECEIPT, RELAY_VERSION, REPLAY_ID, REPLAYS, RESEND, RETURNS, REVISION, ROUTING_KEY, RULE,
     SAME_REASON, TRACE_ID, UNPROVEN_SINCE, WAIT,
@@ -211,7 +211,9 @@ pub(super) fn write_history(headers: &mut Headers, history: &History) {
     headers.optional_text(RECEIPT, receipt.as_deref());
     headers.flag(AMBIGUOUS, history.ambiguous);
     headers.flag(RESEND, history.is_resend);
-    headers.flag(FORCE, history.is_forced);
+    headers.flag(FORCE, history.forced_at.is_some());
+    let forced_at = history.forced_at.map(|time| time.to_string());
+    headers.optional_text(FORCED_AT, forced_at.as_deref());
     headers.flag(DOUBT_ACCEPTED, history.doubt_accepted);
     let replay_id = history.replay_id.map(|id| id.to_string());
     headers.optional_text(REPLAY_ID, replay_id.as_deref());

@@ -122,7 +122,7 @@ impl Office<'_> {
 fn open(config: &Config, message: &Message, letter: Letter, forces: bool) -> Opened {
     let now = clock::now();
     let history = match message.history(now) {
-        Ok(history) => as_replayed(&history, forces),
+        Ok(history) => as_replayed(&history, forces, now),
         Err(fault) => {
             let history = History::new(now);
             let outlook = Verdict::invalid_header(&fault.to_string(), &history).into();
@@ -138,13 +138,13 @@ fn open(config: &Config, message: &Message, letter: Letter, forces: bool) -> Ope
 }
 
 /// The past of a message that an operator puts back: its attempts begin anew.
-pub(super) fn as_replayed(history: &History, forces: bool) -> History {
+pub(super) fn as_replayed(history: &History, forces: bool, now: jiff::Timestamp) -> History {
     History {
         receipt: history.receipt,
         ambiguous: history.ambiguous,
         revision: history.revision,
         doubt_accepted: history.doubt_accepted,
-        is_forced: forces || history.is_forced,
+        forced_at: (forces || history.forced_at.is_some()).then_some(now),
         ..History::new(history.first_seen)
     }
 }

@@ -70,7 +70,7 @@ impl Run<'_> {
         let now = clock::now();
         let history = message.history(now).unwrap_or_else(|_| History::new(now));
         let replay_id = Some(self.plan.replay_id(letter));
-        History { replay_id, ..as_replayed(&history, self.plan.forces) }
+        History { replay_id, ..as_replayed(&history, self.plan.forces, now) }
     }
 
     pub(super) fn note_sent(&mut self, letter: Uuid) {

@@ -102,7 +102,7 @@ impl Lost {
         row: &Row,
     ) -> bool {
         let is_fenced = |field| row.newest(field).is_some_and(|known| self.is_followed_by(known));
-        passage != Passage::Forced
+        !matches!(passage, Passage::Forced(_))
             && self.covers(version, is_redelivery)
             && share.iter().any(|field| !is_fenced(field))
     }
@@ -173,7 +173,12 @@ mod tests {
         assert!(!is_in_doubt(lost, &version(201), &row), "it came after the gap");
         assert!(is_in_doubt(lost, &came(220, 200), &row), "what was applied may have been ahead");
         assert!(!is_in_doubt(lost, &came(221, 200), &row));
-        assert!(!lost.doubts(&version(50), false, (fields(), Passage::Forced), &row));
+        assert!(!lost.doubts(
+            &version(50),
+            false,
+            (fields(), Passage::Forced(Timestamp::MAX)),
+            &row
+        ));
     }
 
     #[test]

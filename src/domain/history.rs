@@ -69,8 +69,9 @@ pub struct History {
     pub receipt: Option<Timestamp>,
     /// It was applied, and is sent again because an older call may have undone it.
     pub is_resend: bool,
-    /// An operator's word that all its values are to be sent, newer ones or not.
-    pub is_forced: bool,
+    /// When an operator's word came that all its values are to be sent, over newer ones too. What comes
+    /// after that word is not meant by it.
+    pub forced_at: Option<Timestamp>,
     /// How often an operator has edited it.
     pub revision: u32,
     /// An operator has judged it and put it back, though it may be older than what the ledger does not
@@ -97,7 +98,7 @@ impl History {
             unwitnessed: false,
             receipt: None,
             is_resend: false,
-            is_forced: false,
+            forced_at: None,
             revision: 0,
             doubt_accepted: false,
             replay_id: None,
@@ -106,8 +107,8 @@ impl History {
 
     /// How the event passes the ledger's fence.
     pub fn passage(&self) -> Passage {
-        if self.is_forced {
-            Passage::Forced
+        if let Some(since) = self.forced_at {
+            Passage::Forced(since)
         } else if self.is_resend {
             Passage::Resent
         } else {
@@ -123,7 +124,7 @@ impl History {
             not_before: Some(not_before),
             last_reason,
             is_resend: true,
-            is_forced: self.is_forced,
+            forced_at: self.forced_at,
             doubt_accepted: self.doubt_accepted,
             receipt: self.receipt,
             revision: self.revision,

@@ -18,10 +18,14 @@ pub struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// The fields of it that may be sent: they pass the fence, and none lacks what it is judged by.
+    /// The fields of it that may be sent: they pass the fence, and none lacks what it is judged by. What was
+    /// applied once has been judged.
     pub fn passing(&self, row: &Row, by: OrderBy) -> FieldSet {
         let fields = row.fence(self.version, self.update.fields(), self.passage, by);
-        self.update.without_lone_pincode(fields)
+        match self.passage {
+            Passage::Resent => fields,
+            Passage::Newer | Passage::Forced(_) => self.update.without_lone_pincode(fields),
+        }
     }
 }
 

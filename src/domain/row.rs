@@ -49,8 +49,8 @@ pub enum Passage {
     Newer,
     /// It was applied, and is sent again: fields for which nothing is newer.
     Resent,
-    /// An operator's word: all fields.
-    Forced,
+    /// An operator's word, given then: all fields but those of which something came since.
+    Forced(Timestamp),
 }
 
 /// What a delivery says of its event's first receipt.
@@ -170,11 +170,11 @@ impl Row {
     ) -> FieldSet {
         let passes = |field: &Field| {
             let Some(newest) = self.newest(*field) else { return true };
-            match (passage, version.order(newest, by)) {
-                (Passage::Forced, _)
-                | (_, Ordering::Greater)
-                | (Passage::Resent, Ordering::Equal) => true,
-                (Passage::Newer | Passage::Resent, Ordering::Equal | Ordering::Less) => false,
+            let order = version.order(newest, by);
+            match passage {
+                Passage::Newer => order == Ordering::Greater,
+                Passage::Resent => order != Ordering::Less,
+                Passage::Forced(since) => order != Ordering::Less || newest.receipt <= since,
             }
         };
         fields.iter().filter(passes).collect()
@@ -342,7 +342,9 @@ pub(super) mod tests {
         row.record(&new, set(&[Field::City]), BY);
         let fields = set(&[Field::City, Field::Email]);
         assert_eq!(row.fence(&old, fields, Passage::Newer, BY), set(&[Field::Email]));
-        assert_eq!(row.fence(&old, fields, Passage::Forced, BY), fields);
+        assert_eq!(row.fence(&old, fields, Passage::Forced(at(2)), BY), fields);
+        let before_it_came = Passage::Forced(at(1));
+        assert_eq!(row.fence(&old, fields, before_it_came, BY), set(&[Field::Email]));
         assert!(row.fence(&new, set(&[Field::City]), Passage::Newer, BY).is_empty());
         assert_eq!(row.fence(&new, set(&[Field::City]), Passage::Resent, BY), set(&[Field::City]));
         assert_eq!(row.fence(&old, fields, Passage::Resent, BY), set(&[Field::Email]));
