@@ -23,7 +23,8 @@ suite!(Broker:
     what_the_broker_makes_larger_than_a_frame_is_read,
     a_crash_loop_condemns_no_crowd,
     what_ends_every_relay_is_given_up,
-    never_more_is_in_hand_than_the_prefetch_and_the_calls;
+    never_more_is_in_hand_than_the_prefetch_and_the_calls,
+    a_relay_has_one_consumer_again_when_little_is_in_hand;
 );
 
 /// `müller` in Latin-1, which the broker takes and no text is.
@@ -280,5 +281,32 @@ async fn never_more_is_in_hand_than_the_prefetch_and_the_calls(context: Context)
         Ok((is_empty && in_hand(&port).await? == 0).then_some(()))
     })
     .await?;
+    bed.end(relay).await.map(drop)
+}
+
+/// What is in hand of several comes back by consumer after a crash, not in its order.
+async fn a_relay_has_one_consumer_again_when_little_is_in_hand(context: Context) -> Result<()> {
+    let mut bed = context.bed_with(&["--latency", "400ms"]).await?;
+    bed.settings.set("broker.prefetch", "40").set("worker.in_flight", "8");
+    bed.declare().await?;
+    publish(&bed, "C", 120).await?;
+    let relay = bed.start_relay().await?;
+    all_applied(&bed, 8, LIMIT).await?;
+    order(&bed, "pause").await?;
+    wrote(&bed, PAUSED, 1, LIMIT).await?;
+    order(&bed, "resume").await?;
+    let work = bed.queue("work");
+    eventually("several consumers", LIMIT, || async {
+        Ok((bed.queues.consumers(&work).await? > 1).then_some(()))
+    })
+    .await?;
+    all_applied(&bed, 120, LIMIT).await?;
+    eventually("one consumer", LIMIT, || async {
+        Ok((bed.queues.consumers(&work).await? == 1).then_some(()))
+    })
+    .await?;
+    publish(&bed, "D", 60).await?;
+    all_applied(&bed, 180, LIMIT).await?;
+    assert_eq!(bed.queues.consumers(&work).await?, 1);
     bed.end(relay).await.map(drop)
 }

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
 use crate::harness::{Context, suite};
@@ -34,13 +32,7 @@ async fn order(bed: &Bed, args: &[&str]) -> Result<String> {
 
 async fn has_no_consumer(bed: &Bed) -> Result<()> {
     eventually("no consumer", LIMIT, || async {
-        let channel = bed.queues.new_channel().await?;
-        let options = QueueDeclareOptions::default().passive();
-        let work = bed.queue("work");
-        let work =
-            channel.queue_declare(work.as_str().into(), options, FieldTable::default()).await?;
-        channel.close(200, "looked".into()).await?;
-        Ok((work.consumer_count() == 0).then_some(()))
+        Ok((bed.queues.consumers(&bed.queue("work")).await? == 0).then_some(()))
     })
     .await
 }

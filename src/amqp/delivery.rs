@@ -208,7 +208,7 @@ impl Deliveries {
         let qos = self.channel.basic_qos(more, BasicQosOptions::default());
         within(self.link.limit, "set the prefetch", qos).await?;
         self.numbers += 1;
-        let tag = ShortString::from(format!("customer-relay-{}", self.numbers));
+        let tag = ShortString::from(format!("customer-relay-{:09}", self.numbers));
         let consume = self.channel.basic_consume(
             self.queue.as_str().into(),
             tag,
@@ -271,6 +271,17 @@ impl Deliveries {
     pub fn granted_and_strays(&self) -> (usize, usize) {
         let strays = self.strays.iter().map(|crop| crop.in_hand.load(Ordering::Relaxed));
         (self.granted, strays.sum())
+    }
+
+    /// Whether there are several consumers.
+    pub fn are_scattered(&self) -> bool {
+        self.consumers.len() > 1
+    }
+
+    /// How many are in hand.
+    pub fn in_hand(&self) -> usize {
+        let (_, strays) = self.granted_and_strays();
+        strays + self.crop.in_hand.load(Ordering::Relaxed)
     }
 
     /// How many deliveries have come to their end.

@@ -171,6 +171,11 @@ impl<T: Carrier> Group<T> {
         for member in std::mem::take(&mut self.members) {
             self.add(member.carrier, now);
         }
+        // Their first receipts have been told to nobody yet.
+        if self.must_announce {
+            self.members.iter().for_each(|one| self.row.announce(&one.version, self.order.by));
+            self.is_changed = true;
+        }
     }
 
     /// One more goes along.

@@ -15,6 +15,9 @@ use super::verdict::Verdict;
 
 /// What has not come again for so long does not, or to somebody else.
 const REMEMBERED_FOR: Duration = Duration::from_mins(10);
+/// What was acked within so long may come again all the same: a connection can be dead for a while before
+/// that is noticed, and takes the acks with it.
+const ACKED_FOR: Duration = Duration::from_secs(30);
 /// Entries that have run out are looked for when there are so many.
 const FEW: usize = 1024;
 
@@ -31,13 +34,24 @@ impl fmt::Debug for ReceiptKey {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     first: Timestamp,
-    /// `None` as long as it is in hand.
-    until: Option<Instant>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    InHand,
+    /// It comes again if the connection is found dead by then.
+    Acked(Instant),
+    /// It may come again until then.
+    Expected(Instant),
 }
 
 impl Entry {
     fn is_over(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| until <= now)
+        match self.state {
+            State::InHand => false,
+            State::Acked(until) | State::Expected(until) => until <= now,
+        }
     }
 }
 
@@ -66,30 +80,32 @@ impl Receipts {
         let key = ReceiptKey(self.hasher.hash_one((&**customer, &place.event)));
         let known = self.entries.get(&key).filter(|known| !known.is_over(now));
         history.first_seen = known.map_or(history.first_seen, |known| known.first);
-        self.entries.insert(key, Entry { first: history.first_seen, until: None });
+        self.entries.insert(key, Entry { first: history.first_seen, state: State::InHand });
         Some(key)
     }
 
-    /// A delivery was acked. Of what is at its end the ledger tells. Of what went to a tier a message of ours
-    /// does, but the broker may not have heard that it is done here.
+    /// A delivery was acked, though the broker may not have heard it. What went to a tier may come from there
+    /// and once more.
     pub fn acked(&mut self, key: ReceiptKey, verdict: &Verdict, now: Instant) {
-        if verdict.tier().is_none() {
-            self.entries.remove(&key);
-        } else if let Some(entry) = self.entries.get_mut(&key) {
-            entry.until = Some(now + REMEMBERED_FOR);
-        }
+        let state = match verdict.tier() {
+            Some(_) => State::Expected(now + REMEMBERED_FOR),
+            None => State::Acked(now + ACKED_FOR),
+        };
+        self.entries.entry(key).and_modify(|entry| entry.state = state);
         if self.entries.len() >= self.prune_at {
             self.entries.retain(|_, entry| !entry.is_over(now));
             self.prune_at = FEW.max(2 * self.entries.len());
         }
     }
 
-    /// What is in hand comes again, to us or to others.
+    /// What is in hand comes again, to us or to others, and so may what was acked a moment ago.
     pub fn lose_session(&mut self, now: Instant) {
-        self.entries.retain(|_, entry| {
-            entry.until.get_or_insert(now + REMEMBERED_FOR);
-            !entry.is_over(now)
-        });
+        self.entries.retain(|_, entry| !entry.is_over(now));
+        for entry in self.entries.values_mut() {
+            if let State::InHand | State::Acked(_) = entry.state {
+                entry.state = State::Expected(now + REMEMBERED_FOR);
+            }
+        }
     }
 }
 
@@ -132,7 +148,10 @@ mod tests {
         receipts.acked(key, &Verdict::Applied, now);
         receipts.lose_session(now);
         assert_eq!(first(&mut receipts, &one, 3, now), at(1));
-        assert_eq!(first(&mut receipts, &two, 4, now), at(4), "it had come to its end");
+        assert_eq!(first(&mut receipts, &two, 4, now), at(0), "its ack may be lost");
+        receipts.acked(key, &Verdict::Applied, now);
+        let later = now + ACKED_FOR;
+        assert_eq!(first(&mut receipts, &two, 4, later), at(4), "it had come to its end");
         let other = event("C2", one.place.clone());
         assert_eq!(first(&mut receipts, &other, 5, now), at(5), "ids may be a customer's own");
         receipts.lose_session(minutes(1));

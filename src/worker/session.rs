@@ -212,7 +212,7 @@ async fn consume(worker: &Arc<Worker>, session: Session) -> SessionOver {
                 supply.change(wanted).await;
                 None
             }
-            () = one_ended.notified(), if supply.is_short() => None,
+            () = one_ended.notified(), if supply.may_ask() => None,
             () = until(grows_at) => None,
             end = &mut watching => Some(end),
             () = worker.ledger_changed.notified() => Some("another ledger is in place".to_owned()),
@@ -322,6 +322,19 @@ impl Supply<'_> {
         }
     }
 
+    /// Whether something is to be asked for once few are in hand.
+    fn may_ask(&self) -> bool {
+        self.is_short() || self.deliveries.are_scattered()
+    }
+
+    /// Whether one consumer is to be asked for in place of several: what several have comes back by
+    /// consumer, not in its order. With few in hand it costs next to nothing.
+    fn is_to_be_one(&self) -> bool {
+        let few = usize::from(self.appetite.limit()) / 8;
+        let is_grown = self.is_full() && self.appetite.goal().is_none();
+        is_grown && self.deliveries.are_scattered() && self.deliveries.in_hand() <= few
+    }
+
     /// How many more may be asked for now.
     fn room(&self) -> usize {
         let (granted, strays) = self.deliveries.granted_and_strays();
@@ -348,6 +361,10 @@ impl Supply<'_> {
         if has_lived || has_ended {
             self.appetite.grow(ended);
             self.asked_at = now;
+        }
+        if self.is_to_be_one() {
+            let came = self.deliveries.cancel().await;
+            came.into_iter().for_each(|delivery| self.worker.begin(delivery));
         }
         let room = self.room();
         if room == 0 {

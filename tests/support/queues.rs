@@ -11,7 +11,7 @@ use lapin::options::{
     QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Queue};
 use serde_json::Value;
 
 use super::eventually;
@@ -136,11 +136,20 @@ impl Queues {
 
     /// Messages ready in a queue.
     pub async fn depth(&self, queue: &str) -> Result<u32> {
+        Ok(self.look(queue).await?.message_count())
+    }
+
+    /// Consumers of a queue.
+    pub async fn consumers(&self, queue: &str) -> Result<u32> {
+        Ok(self.look(queue).await?.consumer_count())
+    }
+
+    async fn look(&self, queue: &str) -> Result<Queue> {
         let channel = self.connection.create_channel().await?;
         let options = QueueDeclareOptions::default().passive();
         let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
         channel.close(200, "looked".into()).await?;
-        Ok(declared.message_count())
+        Ok(declared)
     }
 
     /// Waits until a queue holds exactly so many ready messages.
