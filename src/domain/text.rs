@@ -121,8 +121,11 @@ pub fn redact<'a>(
     values: impl IntoIterator<Item = &'a str>,
     max_bytes: usize,
 ) -> String {
+    // A longer value cannot stand in it, in no spelling: each of its characters is one at least.
+    let longest = text.chars().count();
     let mut text = text.to_owned();
-    let mut values: Vec<&str> = values.into_iter().filter(|value| value.len() > 1).collect();
+    let may_stand_in_it = |value: &&str| value.len() > 1 && value.chars().nth(longest).is_none();
+    let mut values: Vec<&str> = values.into_iter().filter(may_stand_in_it).collect();
     // Longest first, so that a value inside another leaves no rest of it.
     values.sort_by_key(|value| std::cmp::Reverse(value.len()));
     for value in values {
