@@ -32,6 +32,7 @@ mod house;
 mod in_hand;
 mod lanes;
 mod late_calls;
+mod late_storm;
 mod ledger;
 mod ledger_backup;
 mod ledger_commands;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         ("ledger_contract", ledger_contract::suite()),
         ("ledger_scopes", ledger_scopes::suite()),
         ("late_calls", late_calls::suite()),
+        ("late_storm", late_storm::suite()),
         ("credentials", credentials::suite()),
         ("trace", trace::suite()),
         ("telemetry", telemetry::suite()),

@@ -198,7 +198,8 @@ pub async fn run(
         drop(stdin.write_all(input).await);
     }
     let output = child.wait_with_output();
-    let output = tokio::time::timeout(Duration::from_mins(1), output).await??;
+    let output = tokio::time::timeout(Duration::from_mins(1), output);
+    let output = output.await.with_context(|| format!("{args:?} does not end"))??;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let code = output.status.code().context("ended by a signal")?;
     Ok((code, text(output.stdout), text(output.stderr)))
