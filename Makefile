@@ -21,7 +21,7 @@ test: setup ## Unit tests, and the promises on every RabbitMQ release there is
 	$(CARGO) test $(LOCKED)
 
 mutants: ## Mistakes planted in a copy, one after another; the simulation must catch each: MUTANT=name for one
-	@MUTANT=$(MUTANT) tests/support/mutants.sh
+	@MUTANT="$(MUTANT)" ONLY="$(ONLY)" tests/support/mutants.sh
 
 chaos: setup ## Storms of faults, one a seed, every event accounted for: SEEDS=20, or SEED=n alone
 	SEEDS=$(SEEDS) SEED=$(SEED) $(CARGO) test $(LOCKED) --quiet --test chaos

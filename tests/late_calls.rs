@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
+use crate::dead_commands::{ids, remove_plans, told};
 use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT};
 use crate::support::chaos::{ChaosProxy, Fault};
@@ -14,8 +15,13 @@ use crate::support::{eventually, held, relay};
 
 suite!(
 ManagedBroker:
-    a_newer_value_is_sent_again_though_its_session_was_lost_meanwhile;
+    a_newer_value_is_sent_again_though_its_session_was_lost_meanwhile,
+    another_sources_event_of_the_same_id_is_sent_again,
+    an_edited_letter_is_sent_again_after_a_call_of_its_original,
+    a_control_call_that_outlives_its_relay_undoes_nothing;
 Postgres:
+    events_of_one_id_and_edits_are_sent_again_with_postgres,
+    a_control_call_that_outlives_its_relay_undoes_nothing_with_postgres,
     a_timed_out_call_is_remembered_though_the_customer_is_read_again,
     a_relay_that_slept_between_two_calls_does_not_make_the_second;
 );
@@ -87,6 +93,97 @@ async fn a_newer_value_is_sent_again_though_its_session_was_lost_meanwhile(
     tokio::time::sleep(Duration::from_millis(500)).await;
     proxy.set(Fault::None).await;
     ends_with(&context, &bed, "Kochi").await?;
+    bed.end(relay).await.map(drop)
+}
+
+/// Ids are unique within a source.
+async fn another_sources_event_of_the_same_id_is_sent_again(context: Context) -> Result<()> {
+    let bed = context.bed().await?;
+    another_source(&context, bed).await
+}
+
+async fn another_source(context: &Context, mut bed: Bed) -> Result<()> {
+    bed.settings.set("portal.timeout", "500ms").set("portal.settle_after", "7s");
+    let relay = bed.start_relay().await?;
+    next_call_is_late(&bed, Duration::from_secs(5)).await?;
+    bed.publish(&at(&bed, "same", EARLY, "Pune")).await?;
+    wrote(&bed, "timed-out", 1, LIMIT).await?;
+    let mut newer = at(&bed, "same", LATE, "Kochi");
+    newer["source"] = json!("another");
+    bed.publish(&newer).await?;
+    ends_with(context, &bed, "Kochi").await?;
+    bed.end(relay).await.map(drop)
+}
+
+async fn an_edited_letter_is_sent_again_after_a_call_of_its_original(
+    context: Context,
+) -> Result<()> {
+    let bed = context.bed().await?;
+    edited_letter(&context, bed).await
+}
+
+async fn edited_letter(context: &Context, mut bed: Bed) -> Result<()> {
+    bed.settings.set("portal.timeout", "500ms").set("portal.settle_after", "12s");
+    bed.settings.set("retry.max_attempts", "1");
+    let relay = bed.start_relay().await?;
+    next_call_is_late(&bed, Duration::from_secs(10)).await?;
+    let refused = json!({"kind": "body_status", "status": 400});
+    bed.simulator.fault(json!({"match": {"entity_prefix": "C1"}, "fault": refused})).await?;
+    bed.publish(&at(&bed, "old", EARLY, "Pune")).await?;
+    let dead = bed.queue("dead");
+    bed.queues.holds(&dead, 1, LIMIT).await?;
+    let id = ids(&told(&bed, &["dead", "list"]).await?).remove(0);
+    let edit = ["dead", "edit", &id, "--set", "city=Kochi", "--why", "a test", "--yes"];
+    assert_eq!(told(&bed, &edit).await?["edited"], 1);
+    bed.simulator.heal().await?;
+    remove_plans(&told(&bed, &["dead", "replay", "--all", "--no-canary", "--yes"]).await?)?;
+    ends_with(context, &bed, "Kochi").await?;
+    bed.queues.take_all(&bed.queue("archive")).await?;
+    bed.end(relay).await.map(drop)
+}
+
+async fn events_of_one_id_and_edits_are_sent_again_with_postgres(context: Context) -> Result<()> {
+    let postgres = context.postgres().await?;
+    let mut bed = context.bed().await?;
+    bed.settings.set("ledger.url", &postgres.database().await?);
+    another_source(&context, bed).await?;
+    let mut bed = context.bed().await?;
+    bed.settings.set("ledger.url", &postgres.database().await?);
+    edited_letter(&context, bed).await
+}
+
+async fn a_control_call_that_outlives_its_relay_undoes_nothing(context: Context) -> Result<()> {
+    let bed = context.bed().await?;
+    killed_in_a_control_call(&context, bed).await
+}
+
+async fn a_control_call_that_outlives_its_relay_undoes_nothing_with_postgres(
+    context: Context,
+) -> Result<()> {
+    let mut bed = context.bed().await?;
+    bed.settings.set("ledger.url", &context.postgres().await?.database().await?);
+    killed_in_a_control_call(&context, bed).await
+}
+
+/// A customer's last update is on its way once more when the relay is killed.
+async fn killed_in_a_control_call(context: &Context, mut bed: Bed) -> Result<()> {
+    bed.settings.set("portal.timeout", "3s").set("portal.settle_after", "14s");
+    bed.settings.set("portal.probe_customer", "").set("retry.immediate_retries", "0");
+    bed.settings.set("broker.heartbeat", "1s");
+    let relay = bed.start_relay().await?;
+    bed.publish(&at(&bed, "old", EARLY, "Pune")).await?;
+    bed.applied("C1", 1).await?;
+    next_call_is_late(&bed, Duration::from_secs(12)).await?;
+    let fails = json!({"kind": "status", "code": 500});
+    let rule = json!({"match": {"entity_prefix": "BAD"}, "fault": fails});
+    bed.simulator.fault(rule).await?;
+    bed.publish(&bed.event("bad", "BAD", &json!({"city": "Agra"}))).await?;
+    under_way(&bed, 1).await?;
+    relay.kill().await?;
+    bed.simulator.heal().await?;
+    let relay = bed.start_relay().await?;
+    bed.publish(&at(&bed, "new", LATE, "Kochi")).await?;
+    ends_with(context, &bed, "Kochi").await?;
     bed.end(relay).await.map(drop)
 }
 

@@ -2,7 +2,8 @@
 # Plants each mistake of tests/mutants into a copy of the tree, one after the other, and runs the
 # simulation: it must catch every one. The copy and what is built of it stay in target/mutants.
 #
-#   MUTANT=name    this one alone
+#   MUTANT=name    this one alone; a pattern of the shell will do
+#   ONLY=model     by the simulation's tests with this in their names alone
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -34,7 +35,7 @@ build() { in_tree "${CARGO:-cargo}" test --locked --quiet --test simulation --no
 
 simulate() {
     in_tree env RUST_BACKTRACE=0 TEST_QUICK=1 timeout "$limit_seconds" \
-        "${CARGO:-cargo}" test --locked --quiet --test simulation
+        "${CARGO:-cargo}" test --locked --quiet --test simulation -- ${ONLY:+"$ONLY"}
 }
 
 # The first line that says what did not hold.
