@@ -31,6 +31,8 @@ suite!(NoBroker:
     after_an_outage_calls_ramp_up,
     a_throttled_portal_gets_one_call_before_its_time,
     a_portal_that_throttles_by_customer_holds_up_nobody_else,
+    one_customer_that_is_to_wait_for_long_slows_nobody_and_comes_to_an_end,
+    a_control_call_that_fails_while_events_go_well_is_no_outage,
     a_rejection_is_final_at_once_only_between_two_successes,
     control_calls_become_rare_while_no_event_goes_well,
     an_operator_pauses_and_accepts_rejections,
@@ -476,6 +478,42 @@ async fn a_portal_that_throttles_by_customer_holds_up_nobody_else(_: Context) ->
     }
     bench.end(&calls[6], Outcome::Applied, None);
     assert!(bench.begin("D").is_some() && bench.gate.limit() == 8);
+    Ok(())
+}
+
+async fn one_customer_that_is_to_wait_for_long_slows_nobody_and_comes_to_an_end(
+    _: Context,
+) -> Result<()> {
+    let mut bench = Bench::with_probe(Some(update()));
+    let limit = bench.gate.limit();
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        let begun = bench.begin("T").expect("passes");
+        ends.push(bench.end(&begun, Outcome::Throttled, Some(SECOND * 60)).0);
+        assert!(bench.begin("D").is_some(), "others wait");
+        bench.now += SECOND;
+        // There is no traffic: only so is it known that others are not throttled.
+        let is_asked = bench.control(Outcome::Applied).0.is_some();
+        assert_eq!(is_asked, ends.len() < 3);
+        bench.now += SECOND * 60;
+    }
+    assert_eq!(ends, [Attribution::Wait, Attribution::Wait, Attribution::Own]);
+    assert_eq!(bench.gate.limit(), limit);
+    Ok(())
+}
+
+async fn a_control_call_that_fails_while_events_go_well_is_no_outage(_: Context) -> Result<()> {
+    let mut bench = Bench::with_probe(Some(update()));
+    bench.fault("A", Outcome::Rejected);
+    bench.now += PATIENCE;
+    let (control, _) = bench.gate.control((bench.now, clock::now()), 1.0, |_| true);
+    let Control::Call(candidate, pass) = control else { panic!("none is due") };
+    let call = Call::new(candidate.customer, bench.now, 0);
+    bench.now += SECOND;
+    bench.call("B", Outcome::Applied);
+    bench.now += SECOND * 29;
+    let (_, news) = bench.end(&(call, pass), Outcome::TimedOut, None);
+    assert!(news.is_none() && bench.is_closed(), "{news:?}");
     Ok(())
 }
 

@@ -23,6 +23,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 const JUMP: Duration = Duration::from_secs(5);
 /// Between two requests for nothing but the portal's clock.
 const ASK_EVERY: Duration = Duration::from_mins(1);
+/// A request for the portal's clock that is not answered within so long is in vain.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 /// A clock that is kept runs at most one part in so many too fast or too slow: what a kernel corrects it by.
 const DRIFT: u32 = 2000;
 /// Events are heard for so long, each customer once, the latest so many customers.
@@ -261,6 +263,11 @@ impl ClockOffset {
     /// clock is known, other customers' events tell: if the middle one's time is about now.
     pub fn trust(&mut self, customer: &str, time: Time) -> Trust {
         let trust = self.trust_of_clocks(time);
+        if trust == Trust::Confirmed && !self.has_asked_portal(time) {
+            // What agrees may be on our own machine, and as wrong.
+            self.missed_at = Some(time.now);
+            return Trust::Unknown;
+        }
         if trust != Trust::Unknown {
             return trust;
         }
@@ -274,6 +281,12 @@ impl ClockOffset {
                 Trust::Unknown
             }
         }
+    }
+
+    /// Whether the portal's clock is known, or was asked for in vain.
+    fn has_asked_portal(&self, time: Time) -> bool {
+        let in_vain = self.asked_at.is_some_and(|at| at + ANSWERED_WITHIN <= time.now);
+        in_vain || self.offset(Source::Portal, time).is_some()
     }
 
     /// What clocks alone say, whatever events are dated.
@@ -507,11 +520,14 @@ mod tests {
 
     #[test]
     fn one_clock_that_differs_outweighs_another_that_agrees() {
-        let world = World::new(-HOUR * 26);
+        let mut world = World::new(-HOUR * 26);
         let mut clock = new();
         let own = World { off: SignedDuration::ZERO, ..world };
         clock.note_database(Reading { theirs: world.time().wall, ..own.read() });
-        assert_eq!(clock.trust("C1", world.time()), Trust::Confirmed, "on our own machine");
+        assert_eq!(clock.trust("C1", world.time()), Trust::Unknown, "it may be on our own machine");
+        assert!(clock.asks_portal(world.time()), "that is not");
+        world.pass(ANSWERED_WITHIN.as_secs());
+        assert_eq!(clock.trust("C1", world.time()), Trust::Confirmed, "the portal does not answer");
         clock.note_portal(world.read());
         assert_eq!(clock.trust("C1", world.time()), Trust::Contradicted);
     }

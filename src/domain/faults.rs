@@ -156,6 +156,11 @@ impl Faults {
         }
     }
 
+    /// Whether a call has gone well since then.
+    pub(super) fn went_well_since(&self, then: Instant) -> bool {
+        self.last_success.is_some_and(|at| at >= then)
+    }
+
     /// An answer showed that the portal works, though it proves nothing about other events.
     pub(super) fn clear_suspicion(&mut self, now: Instant) {
         self.last_success = Some(now);

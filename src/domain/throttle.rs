@@ -51,6 +51,8 @@ pub(super) enum Throttled {
     },
     /// The portal throttles by customer: this one waits in a tier, others go on.
     ByCustomer,
+    /// One is to wait for long, which tells nothing of others: it waits in a tier, they go on.
+    Alone,
     /// The wait is too long to keep the delivery for: it waits in a tier.
     Long,
     /// It has lasted too long, or several customers are to wait for long, and the trial failed as well:
@@ -114,6 +116,8 @@ pub struct Throttle {
     trials: u32,
     /// Customers that are to wait for long, and no call has gone well since.
     long: Vec<Arc<str>>,
+    /// When a control call may show that others need not wait, though nobody is kept back.
+    asks_at: Option<Instant>,
 }
 
 impl Throttle {
@@ -127,8 +131,14 @@ impl Throttle {
         self.closing.as_ref().filter(|closing| closing.until > now)?.trial_at
     }
 
+    /// When a control call is asked for: as the trial, or because one customer alone is to wait.
+    pub(super) fn control_at(&self, now: Instant) -> Option<Instant> {
+        self.trial_at(now).or(self.asks_at)
+    }
+
     /// The trial is made.
     pub(super) fn begin_trial(&mut self) {
+        self.asks_at = None;
         if let Some(closing) = &mut self.closing {
             closing.trial_at = None;
         }
@@ -150,6 +160,7 @@ impl Throttle {
     pub(super) fn healthy(&mut self, call: &Call, now: Instant) -> Freed {
         (self.since, self.streak) = (None, 0);
         self.long.clear();
+        self.asks_at = None;
         self.successes += 1;
         if !self.struck.is_empty()
             && let Some(struck) = self.struck.remove(&call.customer)
@@ -216,9 +227,11 @@ impl Throttle {
             return Throttled::Lasting;
         }
         // One customer that is to wait for long keeps nobody else back.
-        if !is_long || self.long.len() >= threshold {
-            self.close(call, now + wait.min(LONGEST_CLOSING), companions, now);
+        if is_long && self.long.len() < threshold {
+            self.asks_at.get_or_insert(now + TRIAL_AFTER);
+            return Throttled::Alone;
         }
+        self.close(call, now + wait.min(LONGEST_CLOSING), companions, now);
         if is_long || lasts { Throttled::Long } else { Throttled::All { wait } }
     }
 

@@ -120,6 +120,10 @@ impl Worker {
     /// Reads the customer, and whether the first event's replay has ended.
     async fn read(&self, visit: &mut Visit) -> Fact {
         let delivery = &visit.turn.first().delivery;
+        // Whoever asks is given the customer's lease.
+        if delivery.is_forgotten() {
+            return Input::Forgotten;
+        }
         let loaded = tokio::select! {
             biased;
             loaded = self.ledger.load(visit.key) => loaded,

@@ -153,6 +153,13 @@ impl Gate {
             Evidence::Fault(_) if was_check => {
                 (Attribution::Again, self.check_failed(call, outcome, UNFIT_AFTER, now))
             }
+            // Others went well meanwhile: it is the fault of what was sent.
+            Evidence::Fault(_) if self.faults.went_well_since(call.started) => {
+                self.controls.doubt(&call.customer);
+                self.controls.forget(&call.customer);
+                self.controls.postpone(now + FIRST_WAIT);
+                (Attribution::Again, None)
+            }
             Evidence::Fault(kind) if self.controls.failed(&call.customer) => self.open(kind, end),
             Evidence::Fault(_) => (Attribution::Again, None),
         }
@@ -226,7 +233,7 @@ impl Gate {
         let news = until.map(|until| News::Throttled(until.duration_since(now)));
         match throttled {
             Throttled::Customer => (Attribution::Own, None),
-            Throttled::ByCustomer => (Attribution::Wait, news),
+            Throttled::ByCustomer | Throttled::Alone => (Attribution::Wait, news),
             Throttled::All { wait } => {
                 self.window.halve(call.started, now);
                 (Attribution::AgainAt(now + wait), news)

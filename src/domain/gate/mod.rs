@@ -227,7 +227,9 @@ impl Gate {
     }
 
     fn may_call(&self, now: Instant) -> bool {
-        if self.gathers(now).is_some() || self.under_way >= self.window.limit() {
+        // A control call takes no event's place.
+        let of_events = self.under_way.saturating_sub(usize::from(self.controls.is_under_way()));
+        if self.gathers(now).is_some() || of_events >= self.window.limit() {
             return false;
         }
         if self.throttle.closed_until(now).is_some() {
@@ -332,7 +334,7 @@ impl Gate {
             let wanted = if self.faults.is_everybody() { now } else { patience_ends };
             self.throttle.closed_until(now).map_or(wanted, |at| at.max(wanted))
         });
-        let trial_at = self.throttle.trial_at(now).filter(|_| self.controls.is_possible());
+        let trial_at = self.throttle.control_at(now).filter(|_| self.controls.is_possible());
         let for_check = self
             .controls
             .wants_check()
