@@ -18,6 +18,7 @@ ManagedBroker:
     a_newer_value_is_sent_again_though_its_session_was_lost_meanwhile,
     another_sources_event_of_the_same_id_is_sent_again,
     an_edited_letter_is_sent_again_after_a_call_of_its_original,
+    what_was_to_be_sent_again_and_became_a_dead_letter_is_sent_when_it_is_put_back,
     a_control_call_that_outlives_its_relay_undoes_nothing;
 Postgres:
     events_of_one_id_and_edits_are_sent_again_with_postgres,
@@ -139,6 +140,30 @@ async fn edited_letter(context: &Context, mut bed: Bed) -> Result<()> {
     remove_plans(&told(&bed, &["dead", "replay", "--all", "--no-canary", "--yes"]).await?)?;
     ends_with(context, &bed, "Kochi").await?;
     bed.queues.take_all(&bed.queue("archive")).await?;
+    bed.end(relay).await.map(drop)
+}
+
+async fn what_was_to_be_sent_again_and_became_a_dead_letter_is_sent_when_it_is_put_back(
+    context: Context,
+) -> Result<()> {
+    let mut bed = context.bed().await?;
+    bed.settings.set("portal.timeout", "500ms").set("portal.settle_after", "4s");
+    let relay = bed.start_relay().await?;
+    next_call_is_late(&bed, Duration::from_secs(3)).await?;
+    bed.publish(&at(&bed, "old", EARLY, "Pune")).await?;
+    wrote(&bed, "timed-out", 1, LIMIT).await?;
+    bed.publish(&at(&bed, "new", LATE, "Kochi")).await?;
+    eventually("the newer value", LIMIT, || async {
+        Ok(cities(&bed).await?.contains(&"Kochi".to_owned()).then_some(()))
+    })
+    .await?;
+    let refused = json!({"kind": "body_status", "status": 400});
+    bed.simulator.fault(json!({"match": {"entity_prefix": "C1"}, "fault": refused})).await?;
+    bed.queues.holds(&bed.queue("dead"), 1, LIMIT).await?;
+    ensure!(cities(&bed).await?.last().is_some_and(|last| last == "Pune"), "not undone");
+    bed.simulator.heal().await?;
+    remove_plans(&told(&bed, &["dead", "replay", "--all", "--no-canary", "--yes"]).await?)?;
+    ends_with(&context, &bed, "Kochi").await?;
     bed.end(relay).await.map(drop)
 }
 

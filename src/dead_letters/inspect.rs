@@ -144,6 +144,8 @@ pub(super) fn as_replayed(history: &History, forces: bool, now: jiff::Timestamp)
         ambiguous: history.ambiguous,
         revision: history.revision,
         doubt_accepted: history.doubt_accepted,
+        // It was applied, and undone: the ledger takes it for a repetition otherwise.
+        is_resend: history.is_resend,
         forced_at: (forces || history.forced_at.is_some()).then_some(now),
         ..History::new(history.first_seen)
     }
