@@ -121,7 +121,7 @@ impl Storm {
         seed: u64,
     ) -> Result<Storm> {
         let mut dice = StdRng::seed_from_u64(seed);
-        let mut bed = context.bed_with(&["--latency", "30ms", "--log-requests", "0"]).await?;
+        let mut bed = context.bed_with(&["--latency", "30ms", "--log-requests", "100000"]).await?;
         for (key, value) in [
             ("portal.timeout", "700ms"),
             ("portal.settle_after", "6s"),
@@ -365,11 +365,15 @@ impl Storm {
         self.history.wrong_fields(&self.bed).await
     }
 
-    /// What the relays wrote, and what the portal applied in its order.
+    /// What the relays wrote, and what the portal saw of each customer.
     async fn keep_log(&self, seed: u64) -> Result<PathBuf> {
         let mut log = self.bed.output();
         for customer in self.bed.simulator.customers().await? {
-            writeln!(log, "{customer}")?;
+            let id = customer["fields"]["entity_id"].as_str().context("a customer's id")?;
+            writeln!(log, "{}", self.bed.simulator.customer(id).await?)?;
+            for request in self.bed.simulator.requests(id).await? {
+                writeln!(log, "{request}")?;
+            }
         }
         for event in &self.history.events {
             writeln!(log, "{event}")?;

@@ -193,8 +193,22 @@ impl<T: Carrier> Group<T> {
             self.row.mark(Some(&version.place.event), until, now);
             self.is_changed = true;
         }
+        let mut version = version;
+        let of_copies = self.members.iter().filter(|one| one.version.is_same_event(&version));
+        if let Some(first) = of_copies.map(|one| one.version.receipt).min() {
+            version.receipt = version.receipt.min(first);
+            self.receive_copies(&version);
+        }
         event.history.receipt = Some(version.receipt);
         self.members.push(Member { carrier, version, share: FieldSet::NONE });
+    }
+
+    /// Copies of one event have the first receipt of them all.
+    fn receive_copies(&mut self, version: &Version) {
+        for copy in self.members.iter_mut().filter(|one| one.version.is_same_event(version)) {
+            copy.version.receipt = version.receipt;
+            copy.carrier.event_mut().history.receipt = Some(version.receipt);
+        }
     }
 
     /// What is to be sent for all of them; `None` if there is nothing that is newer than what the

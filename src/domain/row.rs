@@ -266,13 +266,16 @@ impl Row {
         }
     }
 
+    /// An event has one, with the first of its receipts.
     fn entry(&mut self, version: &Version) -> &mut Entry {
-        let known = self.entries.iter().position(|entry| entry.version == *version);
+        let known = self.entries.iter().position(|entry| entry.version.is_same_event(version));
         let index = known.unwrap_or_else(|| {
             self.entries.push(Entry { version: version.clone(), fields: FieldSet::NONE });
             self.entries.len() - 1
         });
-        &mut self.entries[index]
+        let entry = &mut self.entries[index];
+        entry.version.receipt = entry.version.receipt.min(version.receipt);
+        entry
     }
 
     /// An entry that owns nothing is of use only where its event could still tie with another.
@@ -332,6 +335,25 @@ pub(super) mod tests {
 
     fn told(second: i64) -> Receipt {
         Receipt { told: Some(at(second)), is_redelivery: false }
+    }
+
+    #[test]
+    fn copies_of_one_event_have_its_first_receipt() {
+        let (first, copy) =
+            (received(place(Some(5), None, "e"), 1), received(place(Some(5), None, "e"), 2));
+        let city = set(&[Field::City]);
+        for records_the_copy in [true, false] {
+            let (owner, other) = if records_the_copy { (&copy, &first) } else { (&first, &copy) };
+            let mut row = Row::default();
+            row.record(owner, city, BY);
+            row.announce(other, BY);
+            for told in [first.receipt, copy.receipt] {
+                let receipt = Receipt { told: Some(told), ..Receipt::default() };
+                let again = row.version(&first.place, receipt, seen(9), BY);
+                assert_eq!(row.fence(&again, city, Passage::Resent, BY), city);
+                assert!(row.fence(&again, city, Passage::Newer, BY).is_empty());
+            }
+        }
     }
 
     #[test]

@@ -25,12 +25,10 @@ pub(super) async fn make_control_calls(worker: &Arc<Worker>) {
         let control =
             worker.gate.control(|customer| worker.with_lanes(|lanes| lanes.reserve(customer)));
         let is_made = match control {
+            // A task like an event's: at the end of the relay what waits behind it is handed back.
             Control::Call(candidate, pass) => {
-                let is_made = worker.send_again(&candidate, pass).await;
-                if let Some(next) = worker.with_lanes(|lanes| lanes.finish(&candidate.customer)) {
-                    worker.start_lane(next);
-                }
-                is_made
+                let task = worker.tasks.spawn(ask(Arc::clone(worker), candidate, pass));
+                task.await.expect("a panic ends the process, and no task is aborted")
             }
             Control::None => false,
         };
@@ -38,6 +36,15 @@ pub(super) async fn make_control_calls(worker: &Arc<Worker>) {
             tokio::time::sleep(BUSY_PAUSE).await;
         }
     }
+}
+
+/// Sends it again if that may be, and begins what has come for its customer meanwhile.
+async fn ask(worker: Arc<Worker>, candidate: Candidate, pass: Pass) -> bool {
+    let is_made = worker.send_again(&candidate, pass).await;
+    if let Some(next) = worker.with_lanes(|lanes| lanes.finish(&candidate.customer)) {
+        worker.start_lane(next);
+    }
+    is_made
 }
 
 impl Worker {
@@ -89,7 +96,10 @@ impl Worker {
         if marked == Some(Committed::Refused) {
             give_up();
         }
-        if marked != Some(Committed::Done) {
+        // The commit may have lasted: who else has the customer now?
+        let span = self.config.longest_attempt();
+        let is_ours = loaded.lease.is_none_or(|lease| lease.lasts(clock::instant(), span));
+        if marked != Some(Committed::Done) || !is_ours {
             give_back();
             self.end_lease(key, loaded.lease, None).await;
             return false;
