@@ -211,14 +211,14 @@ impl Storm {
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
-    fn later(&mut self, milliseconds: std::ops::Range<u64>) -> Option<Instant> {
-        Some(Instant::now() + Duration::from_millis(self.dice.random_range(milliseconds)))
+    fn later(&mut self, milliseconds: std::ops::Range<u64>) -> Instant {
+        Instant::now() + Duration::from_millis(self.dice.random_range(milliseconds))
     }
 
     async fn kill(&mut self, seat: usize) -> Result<()> {
         let Some(relay) = self.seats[seat].relay.take() else { return Ok(()) };
         self.noted("killed");
-        self.seats[seat].due = self.later(0..3000);
+        self.seats[seat].due = Some(self.later(0..3000));
         relay.kill().await
     }
 
@@ -227,7 +227,7 @@ impl Storm {
             return Ok(());
         }
         self.noted("stopped");
-        self.seats[seat].due = self.later(milliseconds);
+        self.seats[seat].due = Some(self.later(milliseconds));
         match &self.seats[seat].relay {
             Some(relay) => relay.signal("STOP").await,
             None => Ok(()),

@@ -363,8 +363,9 @@ impl Supply<'_> {
             self.asked_at = now;
         }
         if self.is_to_be_one() {
-            let came = self.deliveries.cancel().await;
-            came.into_iter().for_each(|delivery| self.worker.begin(delivery));
+            for delivery in self.deliveries.cancel().await {
+                self.worker.begin(delivery);
+            }
         }
         let room = self.room();
         if room == 0 {
