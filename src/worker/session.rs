@@ -322,17 +322,25 @@ impl Supply<'_> {
         }
     }
 
-    /// Whether something is to be asked for once few are in hand.
+    /// Whether something is to be asked for once less is in hand.
     fn may_ask(&self) -> bool {
-        self.is_short() || self.deliveries.are_scattered()
+        self.is_short() || self.is_uneven()
     }
 
-    /// Whether one consumer is to be asked for in place of several: what several have comes back by
-    /// consumer, not in its order. With few in hand it costs next to nothing.
+    /// Whether there are several consumers, or one that may have less in hand than is wanted.
+    fn is_uneven(&self) -> bool {
+        let (granted, _) = self.deliveries.granted_and_strays();
+        let is_less = granted < usize::from(self.appetite.limit());
+        self.is_full() && (self.deliveries.are_scattered() || is_less)
+    }
+
+    /// Whether one consumer for all is to be asked for: what several have comes back by consumer, not in
+    /// its order. With little in hand it costs next to nothing.
     fn is_to_be_one(&self) -> bool {
-        let few = usize::from(self.appetite.limit()) / 8;
-        let is_grown = self.is_full() && self.appetite.goal().is_none();
-        is_grown && self.deliveries.are_scattered() && self.deliveries.in_hand() <= few
+        let limit = usize::from(self.appetite.limit());
+        let few = if self.deliveries.are_scattered() { limit / 8 } else { 0 };
+        let is_grown = self.appetite.goal().is_none();
+        is_grown && self.is_uneven() && self.deliveries.in_hand() <= few
     }
 
     /// How many more may be asked for now.
