@@ -234,6 +234,11 @@ async fn letters_of_the_broker_and_of_strangers_are_shown_and_put_back(
 }
 
 /// Plans are written where the command runs.
+/// Puts all dead letters back at once.
+pub async fn put_all_back(bed: &Bed) -> Result<()> {
+    remove_plans(&told(bed, &["dead", "replay", "--all", "--no-canary", "--yes"]).await?)
+}
+
 pub fn remove_plans(replayed: &Value) -> Result<()> {
     let file = replayed["file"].as_str().context("a plan's file")?;
     Ok(std::fs::remove_file(file)?)

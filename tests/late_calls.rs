@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::dead_commands::{ids, remove_plans, told};
+use crate::dead_commands::{ids, put_all_back, told};
 use crate::harness::{Context, suite};
 use crate::support::bed::{Bed, LIMIT};
 use crate::support::chaos::{ChaosProxy, Fault};
@@ -41,6 +41,12 @@ async fn next_call_is_late(bed: &Bed, late: Duration) -> Result<()> {
     let fault = json!({"kind": "late", "ms": late.as_millis()});
     let rule = json!({"match": {"entity_prefix": "C1"}, "times": 1, "fault": fault});
     bed.simulator.fault(rule).await
+}
+
+/// From now on the portal refuses every call for C1.
+async fn refuse_all(bed: &Bed) -> Result<()> {
+    let refused = json!({"kind": "body_status", "status": 400});
+    bed.simulator.fault(json!({"match": {"entity_prefix": "C1"}, "fault": refused})).await
 }
 
 async fn under_way(bed: &Bed, calls: u64) -> Result<()> {
@@ -128,8 +134,7 @@ async fn edited_letter(context: &Context, mut bed: Bed) -> Result<()> {
     bed.settings.set("retry.max_attempts", "1");
     let relay = bed.start_relay().await?;
     next_call_is_late(&bed, Duration::from_secs(10)).await?;
-    let refused = json!({"kind": "body_status", "status": 400});
-    bed.simulator.fault(json!({"match": {"entity_prefix": "C1"}, "fault": refused})).await?;
+    refuse_all(&bed).await?;
     bed.publish(&at(&bed, "old", EARLY, "Pune")).await?;
     let dead = bed.queue("dead");
     bed.queues.holds(&dead, 1, LIMIT).await?;
@@ -137,7 +142,7 @@ async fn edited_letter(context: &Context, mut bed: Bed) -> Result<()> {
     let edit = ["dead", "edit", &id, "--set", "city=Kochi", "--why", "a test", "--yes"];
     assert_eq!(told(&bed, &edit).await?["edited"], 1);
     bed.simulator.heal().await?;
-    remove_plans(&told(&bed, &["dead", "replay", "--all", "--no-canary", "--yes"]).await?)?;
+    put_all_back(&bed).await?;
     ends_with(context, &bed, "Kochi").await?;
     bed.queues.take_all(&bed.queue("archive")).await?;
     bed.end(relay).await.map(drop)
@@ -157,12 +162,11 @@ async fn what_was_to_be_sent_again_and_became_a_dead_letter_is_sent_when_it_is_p
         Ok(cities(&bed).await?.contains(&"Kochi".to_owned()).then_some(()))
     })
     .await?;
-    let refused = json!({"kind": "body_status", "status": 400});
-    bed.simulator.fault(json!({"match": {"entity_prefix": "C1"}, "fault": refused})).await?;
+    refuse_all(&bed).await?;
     bed.queues.holds(&bed.queue("dead"), 1, LIMIT).await?;
     ensure!(cities(&bed).await?.last().is_some_and(|last| last == "Pune"), "not undone");
     bed.simulator.heal().await?;
-    remove_plans(&told(&bed, &["dead", "replay", "--all", "--no-canary", "--yes"]).await?)?;
+    put_all_back(&bed).await?;
     ends_with(&context, &bed, "Kochi").await?;
     bed.end(relay).await.map(drop)
 }

@@ -16,7 +16,7 @@ use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-use crate::dead_commands::{remove_plans, told};
+use crate::dead_commands::{put_all_back, told};
 use crate::harness::{Context, Needs, Run, Suite};
 use crate::support::bed::Bed;
 use crate::support::chaos::{ChaosProxy, Fault};
@@ -309,8 +309,7 @@ impl Storm {
         }
         if !letters.is_empty() {
             self.noted("put back");
-            let replay = ["dead", "replay", "--all", "--no-canary", "--yes"];
-            remove_plans(&told(&self.bed, &replay).await?)?;
+            put_all_back(&self.bed).await?;
         }
         Ok(())
     }

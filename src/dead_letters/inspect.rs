@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::office::Office;
@@ -138,7 +139,7 @@ fn open(config: &Config, message: &Message, letter: Letter, forces: bool) -> Ope
 }
 
 /// The past of a message that an operator puts back: its attempts begin anew.
-pub(super) fn as_replayed(history: &History, forces: bool, now: jiff::Timestamp) -> History {
+pub(super) fn as_replayed(history: &History, forces: bool, now: Timestamp) -> History {
     History {
         receipt: history.receipt,
         ambiguous: history.ambiguous,

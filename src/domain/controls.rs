@@ -182,6 +182,12 @@ impl Controls {
         }
     }
 
+    /// A control call with this customer's update failed: another one is asked rather.
+    pub(super) fn distrust(&mut self, customer: &str) {
+        self.doubt(customer);
+        self.forget(customer);
+    }
+
     /// Whether the probe customer is to be checked.
     pub(super) fn wants_check(&self) -> bool {
         self.check == Check::Due
@@ -281,8 +287,7 @@ impl Controls {
     /// It failed: another candidate, if there is one, is asked at once. True if there is none.
     pub(super) fn failed(&mut self, customer: &str) -> bool {
         self.failed += 1;
-        self.doubt(customer);
-        self.forget(customer);
+        self.distrust(customer);
         let is_other = |one: &Candidate| &*one.customer != customer;
         let has_other = self.applied.iter().any(is_other) || self.probe().is_some_and(is_other);
         self.failed > 1 || !has_other

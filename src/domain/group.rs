@@ -194,7 +194,7 @@ impl<T: Carrier> Group<T> {
             self.is_changed = true;
         }
         let mut version = version;
-        let of_copies = self.members.iter().filter(|one| one.version.is_same_event(&version));
+        let of_copies = self.members.iter().filter(|one| one.version.place == version.place);
         if let Some(first) = of_copies.map(|one| one.version.receipt).min() {
             version.receipt = version.receipt.min(first);
             self.receive_copies(&version);
@@ -205,7 +205,7 @@ impl<T: Carrier> Group<T> {
 
     /// Copies of one event have the first receipt of them all.
     fn receive_copies(&mut self, version: &Version) {
-        for copy in self.members.iter_mut().filter(|one| one.version.is_same_event(version)) {
+        for copy in self.members.iter_mut().filter(|one| one.version.place == version.place) {
             copy.version.receipt = version.receipt;
             copy.carrier.event_mut().history.receipt = Some(version.receipt);
         }

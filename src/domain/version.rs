@@ -243,13 +243,6 @@ impl Version {
         self.place.time.or_else(|| self.place.is_unordered().then_some(self.receipt))
     }
 
-    /// Whether both are of one event, though its copies may have been received at different times. Of what
-    /// nothing but its receipt tells from another of the same content, each is an event of its own.
-    pub(super) fn is_same_event(&self, other: &Version) -> bool {
-        let is_told_by_receipt = self.place.is_unordered() && self.place.is_unnamed();
-        self.place == other.place && (!is_told_by_receipt || self.receipt == other.receipt)
-    }
-
     /// Total: equal only for one revision of one event, and one receipt.
     pub fn order(&self, other: &Version, by: OrderBy) -> Ordering {
         let (mine, theirs) = (&self.place, &other.place);

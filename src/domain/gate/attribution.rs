@@ -66,8 +66,7 @@ impl Gate {
     ) -> Said {
         let End { outcome, asked, now, wall, dice } = end;
         if pass == Pass::ControlProbe && outcome != Outcome::Applied {
-            self.controls.doubt(&call.customer);
-            self.controls.forget(&call.customer);
+            self.controls.distrust(&call.customer);
         }
         // A control call that is refused says little: its customer may be the wrong one.
         let is_proof = pass != Pass::ControlProbe || outcome == Outcome::Applied;
@@ -155,8 +154,7 @@ impl Gate {
             }
             // Others went well meanwhile: it is the fault of what was sent.
             Evidence::Fault(_) if self.faults.went_well_since(call.started) => {
-                self.controls.doubt(&call.customer);
-                self.controls.forget(&call.customer);
+                self.controls.distrust(&call.customer);
                 self.controls.postpone(now + FIRST_WAIT);
                 (Attribution::Again, None)
             }
